@@ -1,1 +1,29 @@
-//! Under construction.
+//! Memory, sockets and files: everything in nvferry that touches raw memory or the kernel.
+//!
+//! What comes in: buffers that a caller registers, files, connected sockets. What goes out: safe, owned handles on
+//! them. This is the only room of the data path with `unsafe` code; each block says why it is sound.
+//!
+//! - [`memory`]: aligned buffers, registered memory and the slices leased from it.
+//! - [`pool`]: tiered pools of aligned buffers.
+//! - [`vector`]: scatter and gather lists over plain and leased memory.
+//! - [`stream`]: a connected, non-blocking byte stream; TCP and an in-memory twin.
+//! - [`poller`]: readiness of sockets and engines, and wake-ups from other threads.
+//! - [`file`]: an open file or block device, with the alignment that it really has.
+//! - [`engine`]: file I/O behind one trait; io_uring, libaio and threads, and wrappers that inject faults or count.
+
+#![allow(unsafe_code)]
+
+pub mod engine;
+pub mod file;
+pub mod memory;
+pub mod poller;
+pub mod pool;
+pub mod stream;
+pub mod vector;
+
+pub use engine::{IoBuf, IoCompletion, IoEngine, IoKind, IoRequest};
+pub use file::IoFile;
+pub use memory::{AlignedBuf, MemSlice, RegisteredMemory};
+pub use pool::{BufferPool, PoolBuf};
+pub use stream::Stream;
+pub use vector::{Gather, Scatter};

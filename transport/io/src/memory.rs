@@ -1,0 +1,285 @@
+//! Aligned buffers, registered memory and the slices leased from it.
+//!
+//! A transfer's memory is written and read by worker threads and by the kernel while the caller goes on. So
+//! registered memory is either the caller's (exclusive access through [`RegisteredMemory::bytes`]) or the
+//! transfers' (any number of [`MemSlice`]s); a slice keeps the memory alive until the transport is really done
+//! with it, also when the caller has given up.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ops::{Deref, DerefMut, Range};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+/// The alignment that suits every device and file system met so far, in bytes.
+pub const PAGE_BYTES: usize = 4096;
+
+/// Why memory could not be used as asked.
+#[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MemoryError {
+    /// A range reaches beyond the memory.
+    #[error("range {start}..{end} is outside the memory of {len} bytes")]
+    OutOfRange {
+        /// First byte asked for.
+        start: usize,
+        /// One past the last byte asked for.
+        end: usize,
+        /// Bytes there are.
+        len: usize,
+    },
+    /// Transfers still use the memory.
+    #[error("transfers still use this memory: wait for their batch first")]
+    Leased,
+}
+
+/// An owned, zeroed buffer whose address is a multiple of its alignment.
+pub struct AlignedBuf {
+    ptr: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the buffer is owned memory without interior sharing, like a `Box<[u8]>`.
+unsafe impl Send for AlignedBuf {}
+// SAFETY: as above: shared references give reads only.
+unsafe impl Sync for AlignedBuf {}
+
+impl AlignedBuf {
+    /// Allocates `len_bytes` zeroed bytes aligned to `align_bytes` (a power of two; smaller values are raised to 1).
+    ///
+    /// # Panics
+    /// When the size overflows the address space, as `Vec` does.
+    #[must_use]
+    pub fn zeroed(len_bytes: usize, align_bytes: usize) -> Self {
+        let align = align_bytes.max(1).next_power_of_two();
+        let layout = Layout::from_size_align(len_bytes.max(1), align).expect("capacity overflow");
+        // SAFETY: the layout's size is not zero.
+        let Some(ptr) = NonNull::new(unsafe { alloc_zeroed(layout) }) else { handle_alloc_error(layout) };
+        // `len` is kept in the layout; a zero-length buffer holds one byte that nobody sees.
+        let layout = Layout::from_size_align(len_bytes, align).expect("smaller than the layout above");
+        Self { ptr, layout }
+    }
+
+    /// Allocates `len_bytes` zeroed bytes aligned to [`PAGE_BYTES`].
+    #[must_use]
+    pub fn pages(len_bytes: usize) -> Self {
+        Self::zeroed(len_bytes, PAGE_BYTES)
+    }
+}
+
+impl Drop for AlignedBuf {
+    fn drop(&mut self) {
+        let layout = Layout::from_size_align(self.layout.size().max(1), self.layout.align()).expect("as allocated");
+        // SAFETY: allocated in `zeroed` with this very layout.
+        unsafe { dealloc(self.ptr.as_ptr(), layout) }
+    }
+}
+
+impl Deref for AlignedBuf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `ptr` is valid for `size` initialised bytes that this value owns.
+        unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.layout.size()) }
+    }
+}
+
+impl DerefMut for AlignedBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`, and `&mut self` makes the access exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr(), self.layout.size()) }
+    }
+}
+
+impl std::fmt::Debug for AlignedBuf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "AlignedBuf({} bytes, aligned to {})", self.layout.size(), self.layout.align())
+    }
+}
+
+/// What keeps the bytes alive. Never read: its drop is what matters.
+enum Owner {
+    Buffer { _buffer: AlignedBuf },
+    Vec { _vec: Vec<u8> },
+    Caller,
+}
+
+struct Region {
+    start: NonNull<u8>,
+    len: usize,
+    _owner: Owner,
+}
+
+// SAFETY: a region only hands out raw copies and addresses; exclusive access needs the sole `Arc`.
+unsafe impl Send for Region {}
+// SAFETY: as above.
+unsafe impl Sync for Region {}
+
+/// Memory that transfers may read and write. One owner holds it; transfers lease slices of it.
+pub struct RegisteredMemory {
+    region: Arc<Region>,
+}
+
+impl RegisteredMemory {
+    /// Allocates zeroed, page-aligned memory.
+    #[must_use]
+    pub fn allocate(len_bytes: usize) -> Self {
+        Self::from(AlignedBuf::pages(len_bytes))
+    }
+
+    /// Registers memory that something else owns, such as a host application's through the C interface.
+    ///
+    /// # Safety
+    /// `start..start + len` must stay valid for reads and writes until this value and every slice leased from it
+    /// are gone, and nothing may hold Rust references to these bytes while transfers use them.
+    #[must_use]
+    pub unsafe fn from_raw(start: NonNull<u8>, len: usize) -> Self {
+        Self { region: Arc::new(Region { start, len, _owner: Owner::Caller }) }
+    }
+
+    /// Bytes there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.region.len
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.region.len == 0
+    }
+
+    /// The address of the first byte, as a number.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        self.region.start.as_ptr() as usize
+    }
+
+    /// The bytes, for the caller alone.
+    ///
+    /// # Errors
+    /// [`MemoryError::Leased`] while a transfer still uses any part.
+    pub fn bytes(&mut self) -> Result<&mut [u8], MemoryError> {
+        let region = Arc::get_mut(&mut self.region).ok_or(MemoryError::Leased)?;
+        // SAFETY: the region owns (or its maker vouches for) `len` bytes at `start`; `get_mut` proved that no
+        // slice exists, and `&mut self` keeps new ones from being leased while the reference lives.
+        Ok(unsafe { std::slice::from_raw_parts_mut(region.start.as_ptr(), region.len) })
+    }
+
+    /// Whether a transfer still uses any part.
+    #[must_use]
+    pub fn is_leased(&self) -> bool {
+        Arc::strong_count(&self.region) > 1
+    }
+
+    /// Leases a range to a transfer.
+    ///
+    /// # Errors
+    /// [`MemoryError::OutOfRange`] when the range is not inside.
+    pub fn lease(&self, range: Range<usize>) -> Result<MemSlice, MemoryError> {
+        if range.start > range.end || range.end > self.region.len {
+            return Err(MemoryError::OutOfRange { start: range.start, end: range.end, len: self.region.len });
+        }
+        Ok(MemSlice { region: Arc::clone(&self.region), offset: range.start, len: range.end - range.start })
+    }
+}
+
+impl From<AlignedBuf> for RegisteredMemory {
+    fn from(buffer: AlignedBuf) -> Self {
+        let (start, len) = (buffer.ptr, buffer.len());
+        Self { region: Arc::new(Region { start, len, _owner: Owner::Buffer { _buffer: buffer } }) }
+    }
+}
+
+impl From<Vec<u8>> for RegisteredMemory {
+    fn from(mut vec: Vec<u8>) -> Self {
+        let len = vec.len();
+        let start = NonNull::new(vec.as_mut_ptr()).unwrap_or(NonNull::dangling());
+        Self { region: Arc::new(Region { start, len, _owner: Owner::Vec { _vec: vec } }) }
+    }
+}
+
+impl std::fmt::Debug for RegisteredMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RegisteredMemory({} bytes)", self.region.len)
+    }
+}
+
+/// A leased range of registered memory: what a transfer reads or fills.
+///
+/// It gives no references to its bytes, only copies in and out and (inside this crate) addresses for the kernel:
+/// two transfers told to fill the same bytes leave them unspecified, as two devices would.
+#[derive(Clone)]
+pub struct MemSlice {
+    region: Arc<Region>,
+    offset: usize,
+    len: usize,
+}
+
+impl MemSlice {
+    /// Bytes there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The address of the first byte, as a number: for alignment checks.
+    #[must_use]
+    pub fn address(&self) -> usize {
+        self.as_ptr() as usize
+    }
+
+    /// A part of this slice, with its own lease.
+    ///
+    /// # Panics
+    /// When the range is not inside, as slicing does.
+    #[must_use]
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        assert!(range.start <= range.end && range.end <= self.len, "{range:?} is outside {} bytes", self.len);
+        Self { region: Arc::clone(&self.region), offset: self.offset + range.start, len: range.end - range.start }
+    }
+
+    /// Copies `from` into the slice at `at`.
+    ///
+    /// # Panics
+    /// When it does not fit, as slicing does.
+    pub fn copy_from(&self, at: usize, from: &[u8]) {
+        assert!(at <= self.len && from.len() <= self.len - at, "{} bytes at {at} do not fit {}", from.len(), self.len);
+        // SAFETY: bounds checked above; the region is alive; `from` is a Rust reference and so no part of the
+        // region (references to it exist only while nothing is leased).
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.as_ptr().add(at), from.len()) }
+    }
+
+    /// Copies from the slice at `at` into `to`.
+    ///
+    /// # Panics
+    /// When there are not that many bytes, as slicing does.
+    pub fn copy_to(&self, at: usize, to: &mut [u8]) {
+        assert!(at <= self.len && to.len() <= self.len - at, "{} bytes at {at} are not in {}", to.len(), self.len);
+        // SAFETY: as in `copy_from`.
+        unsafe { std::ptr::copy_nonoverlapping(self.as_ptr().add(at), to.as_mut_ptr(), to.len()) }
+    }
+
+    /// The bytes, copied out.
+    #[must_use]
+    pub fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len];
+        self.copy_to(0, &mut bytes);
+        bytes
+    }
+
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
+        // SAFETY: `offset` is within the region, by construction.
+        unsafe { self.region.start.as_ptr().add(self.offset) }
+    }
+}
+
+impl std::fmt::Debug for MemSlice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "MemSlice({}..{})", self.offset, self.offset + self.len)
+    }
+}

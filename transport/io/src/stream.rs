@@ -1,0 +1,19 @@
+//! A connected, non-blocking byte stream: a TCP socket, or its twin in memory for deterministic tests.
+
+use crate::vector::{Gather, Scatter};
+use std::io;
+
+/// A connected byte stream that never blocks. `WouldBlock` means: try again when it is ready.
+pub trait Stream: Send {
+    /// Receives into the list; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is there; anything else ends the connection.
+    fn recv(&mut self, into: &mut Scatter<'_>) -> io::Result<usize>;
+
+    /// Sends from the list and tells how many bytes were taken.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing could be taken; anything else ends the connection.
+    fn send(&mut self, from: &Gather<'_>) -> io::Result<usize>;
+}
