@@ -19,6 +19,7 @@ pub mod memory;
 pub mod poller;
 pub mod pool;
 pub mod stream;
+mod sys;
 pub mod vector;
 
 pub use engine::{IoBuf, IoCompletion, IoEngine, IoKind, IoRequest};

@@ -64,6 +64,11 @@ impl AlignedBuf {
     pub fn pages(len_bytes: usize) -> Self {
         Self::zeroed(len_bytes, PAGE_BYTES)
     }
+
+    /// The address of the first byte, for the kernel; it stays when the value moves.
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
+        self.ptr.as_ptr()
+    }
 }
 
 impl Drop for AlignedBuf {

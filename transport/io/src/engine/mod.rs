@@ -1,5 +1,12 @@
 //! File I/O behind one trait.
 
+mod blocking;
+mod progress;
+mod signal;
+mod threads;
+
+pub use threads::{ThreadsConfig, ThreadsEngine};
+
 use crate::file::IoFile;
 use crate::memory::MemSlice;
 use crate::pool::PoolBuf;
@@ -122,4 +129,38 @@ pub trait IoEngine: Send {
     /// # Errors
     /// When waiting itself fails.
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()>;
+}
+
+impl<E: IoEngine + ?Sized> IoEngine for Box<E> {
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+
+    fn capacity(&self) -> usize {
+        (**self).capacity()
+    }
+
+    fn in_flight(&self) -> usize {
+        (**self).in_flight()
+    }
+
+    fn submit(&mut self, request: IoRequest) -> Result<(), IoRequest> {
+        (**self).submit(request)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (**self).flush()
+    }
+
+    fn reap(&mut self, done: &mut Vec<IoCompletion>) {
+        (**self).reap(done);
+    }
+
+    fn wake_fd(&self) -> BorrowedFd<'_> {
+        (**self).wake_fd()
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        (**self).wait(timeout)
+    }
 }

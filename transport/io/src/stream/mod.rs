@@ -1,5 +1,13 @@
 //! A connected, non-blocking byte stream: a TCP socket, or its twin in memory for deterministic tests.
 
+mod listener;
+mod memory;
+mod tcp;
+
+pub use listener::{BindError, Listener};
+pub use memory::{Cut, MemoryLink, MemoryStream, memory_pair};
+pub use tcp::{ConnectProgress, Connecting, TcpOptions, TcpStream};
+
 use crate::vector::{Gather, Scatter};
 use std::io;
 

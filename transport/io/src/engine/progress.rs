@@ -1,0 +1,94 @@
+//! How far one operation has come, and what the result of one system call means for it.
+//!
+//! Every engine asks this what to do next, so that all continue short I/O alike (P5): reads end short only at the end
+//! of the file, writes never do, and interrupted calls are made again.
+
+use std::io;
+
+/// The most that Linux moves in one call, in bytes: the largest `int`, rounded down to pages.
+pub(crate) const MAX_BYTES_PER_CALL: usize = 0x7fff_f000;
+
+/// How often in a row the kernel may say "try again" before that is taken for an error.
+const MAX_RETRIES: u32 = 10_000;
+
+/// Which way bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Read,
+    Write,
+}
+
+/// What to do after a system call.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// The operation has ended.
+    Finished(io::Result<usize>),
+    /// Call again, for what [`Progress::remaining`] says.
+    Again,
+}
+
+/// How far a read or write has come.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Progress {
+    direction: Direction,
+    /// Under Direct I/O, what a call can go on from; otherwise 1.
+    unit_bytes: usize,
+    max_per_call: usize,
+    total: usize,
+    done: usize,
+    retries: u32,
+}
+
+impl Progress {
+    /// `unit_bytes`: the file's offset alignment under Direct I/O, otherwise 1.
+    pub(crate) fn new(direction: Direction, total: usize, unit_bytes: u32, max_per_call: usize) -> Self {
+        let unit_bytes = (unit_bytes as usize).max(1);
+        // Whole units, as the next call must start at one.
+        let max_per_call = (max_per_call.min(MAX_BYTES_PER_CALL) / unit_bytes * unit_bytes).max(unit_bytes);
+        Self { direction, unit_bytes, max_per_call, total, done: 0, retries: 0 }
+    }
+
+    /// Bytes done.
+    pub(crate) fn done(&self) -> usize {
+        self.done
+    }
+
+    /// Bytes that the next call shall move.
+    pub(crate) fn remaining(&self) -> usize {
+        (self.total - self.done).min(self.max_per_call)
+    }
+
+    /// Takes a call's result: bytes, or a negative error number as io_uring and AIO give it.
+    pub(crate) fn advance(&mut self, result: i64) -> Step {
+        if result < 0 {
+            return self.failed(io::Error::from_raw_os_error(i32::try_from(-result).unwrap_or(libc::EIO)));
+        }
+        let moved = usize::try_from(result).unwrap_or(0).min(self.total - self.done);
+        self.retries = 0;
+        self.done += moved;
+        if self.direction == Direction::Write && self.done < self.total {
+            // A call past the page cache must start at a whole unit: write the part of one again.
+            let part = self.done % self.unit_bytes;
+            if moved <= part {
+                return Step::Finished(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.done -= part;
+        }
+        if self.done == self.total {
+            return Step::Finished(Ok(self.done));
+        }
+        match self.direction {
+            Direction::Read if moved == 0 => Step::Finished(Ok(self.done)),
+            // Past the page cache only the end of the file gives less than a unit, and going on from within one
+            // would be refused.
+            Direction::Read if !moved.is_multiple_of(self.unit_bytes) => Step::Finished(Ok(self.done)),
+            Direction::Read | Direction::Write => Step::Again,
+        }
+    }
+
+    fn failed(&mut self, error: io::Error) -> Step {
+        let again = matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN));
+        self.retries += 1;
+        if again && self.retries < MAX_RETRIES { Step::Again } else { Step::Finished(Err(error)) }
+    }
+}

@@ -1,0 +1,206 @@
+//! Tiered pools of page-aligned buffers.
+//!
+//! A pool belongs to one worker, so its lock is free when it is taken; buffers may be returned from any thread. What
+//! a pool holds, lent and idle together, never exceeds its limit: at the limit [`BufferPool::get`] gives nothing and
+//! the caller waits for one of its own buffers to come back.
+
+use crate::memory::{AlignedBuf, PAGE_BYTES};
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The sizes that a pool has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolConfig {
+    /// Size of the smallest buffers, in bytes; raised to whole pages.
+    pub first_bytes: usize,
+    /// How many sizes there are; at least 1.
+    pub tiers: usize,
+    /// Each size is this many times the one before; at least 2.
+    pub multiple: usize,
+    /// The most bytes that buffers may hold, lent and idle together.
+    pub max_bytes: usize,
+    /// The most bytes that idle buffers may hold; what comes back beyond that is freed.
+    pub max_idle_bytes: usize,
+}
+
+impl Default for PoolConfig {
+    /// 4 KiB, 16 KiB, 64 KiB, 256 KiB, 1 MiB; 64 MiB in all, 16 MiB of them idle.
+    fn default() -> Self {
+        Self { first_bytes: PAGE_BYTES, tiers: 5, multiple: 4, max_bytes: 64 << 20, max_idle_bytes: 16 << 20 }
+    }
+}
+
+/// What a pool holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolStats {
+    /// Bytes in buffers that are lent.
+    pub in_use_bytes: usize,
+    /// Bytes in buffers that wait to be lent again.
+    pub free_bytes: usize,
+    /// The most bytes that were ever lent at once.
+    pub peak_bytes: usize,
+}
+
+/// A pool of page-aligned buffers in a few sizes. Clones are the same pool.
+#[derive(Clone)]
+pub struct BufferPool {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// Sizes of the tiers in bytes, ascending.
+    sizes: Box<[usize]>,
+    max_bytes: usize,
+    max_idle_bytes: usize,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// Idle buffers, by tier.
+    free: Box<[Vec<AlignedBuf>]>,
+    stats: PoolStats,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code under the lock can panic between two states that disagree, so a poisoned lock is whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl BufferPool {
+    /// An empty pool; buffers are allocated as they are asked for.
+    #[must_use]
+    pub fn new(config: PoolConfig) -> Self {
+        let first = config.first_bytes.max(1).next_multiple_of(PAGE_BYTES);
+        let multiple = config.multiple.max(2);
+        let sizes: Box<[usize]> =
+            std::iter::successors(Some(first), |size| size.checked_mul(multiple)).take(config.tiers.max(1)).collect();
+        let state = State { free: sizes.iter().map(|_| Vec::new()).collect(), stats: PoolStats::default() };
+        Self {
+            shared: Arc::new(Shared {
+                sizes,
+                max_bytes: config.max_bytes,
+                max_idle_bytes: config.max_idle_bytes,
+                state: Mutex::new(state),
+            }),
+        }
+    }
+
+    /// The size of the largest buffers, in bytes.
+    #[must_use]
+    pub fn largest_bytes(&self) -> usize {
+        self.shared.sizes.last().copied().unwrap_or(0)
+    }
+
+    /// Lends a buffer of at least `len_bytes`, or nothing: at the limit, or beyond [`Self::largest_bytes`].
+    ///
+    /// Its bytes are initialised, but may be what an earlier user left.
+    #[must_use]
+    pub fn get(&self, len_bytes: usize) -> Option<PoolBuf> {
+        let tier = self.shared.sizes.iter().position(|&size| size >= len_bytes)?;
+        let size = self.shared.sizes[tier];
+        let mut evicted = Vec::new();
+        let idle = {
+            let mut state = self.shared.lock();
+            let idle = state.free[tier].pop();
+            if idle.is_some() {
+                state.stats.free_bytes -= size;
+            } else {
+                self.make_room(&mut state, size, &mut evicted)?;
+            }
+            state.stats.in_use_bytes += size;
+            state.stats.peak_bytes = state.stats.peak_bytes.max(state.stats.in_use_bytes);
+            idle
+        };
+        let buffer = idle.unwrap_or_else(|| AlignedBuf::pages(size));
+        Some(PoolBuf { buffer: Some(buffer), tier, shared: Arc::clone(&self.shared) })
+    }
+
+    /// Frees idle buffers of other sizes until `size` more bytes fit the limit.
+    fn make_room(&self, state: &mut State, size: usize, evicted: &mut Vec<AlignedBuf>) -> Option<()> {
+        let room = self.shared.max_bytes.checked_sub(size)?;
+        if state.stats.in_use_bytes > room {
+            return None;
+        }
+        for tier in (0..self.shared.sizes.len()).rev() {
+            while state.stats.in_use_bytes + state.stats.free_bytes > room {
+                let Some(buffer) = state.free[tier].pop() else { break };
+                state.stats.free_bytes -= self.shared.sizes[tier];
+                evicted.push(buffer);
+            }
+        }
+        Some(())
+    }
+
+    /// Gives all idle memory back to the system and tells how many bytes that were.
+    pub fn trim(&self) -> usize {
+        let mut freed = Vec::new();
+        let mut state = self.shared.lock();
+        for list in &mut state.free {
+            freed.append(list);
+        }
+        let bytes = std::mem::take(&mut state.stats.free_bytes);
+        drop(state);
+        drop(freed);
+        bytes
+    }
+
+    /// What the pool holds now.
+    #[must_use]
+    pub fn stats(&self) -> PoolStats {
+        self.shared.lock().stats
+    }
+}
+
+impl std::fmt::Debug for BufferPool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BufferPool").field("sizes", &self.shared.sizes).field("stats", &self.stats()).finish()
+    }
+}
+
+/// A buffer lent by a pool, to which it returns when dropped. It derefs to all bytes that its size has.
+pub struct PoolBuf {
+    /// Present until the drop.
+    buffer: Option<AlignedBuf>,
+    tier: usize,
+    shared: Arc<Shared>,
+}
+
+impl PoolBuf {
+    /// The address of the first byte, for the kernel. Valid while the buffer is not dropped, also when it moves.
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
+        self.buffer.as_ref().map_or(std::ptr::null_mut(), AlignedBuf::as_ptr)
+    }
+}
+
+impl Deref for PoolBuf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        self.buffer.as_deref().unwrap_or_default()
+    }
+}
+
+impl DerefMut for PoolBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.buffer.as_deref_mut().unwrap_or_default()
+    }
+}
+
+impl Drop for PoolBuf {
+    fn drop(&mut self) {
+        let size = self.shared.sizes[self.tier];
+        let mut state = self.shared.lock();
+        state.stats.in_use_bytes -= size;
+        if state.stats.free_bytes + size <= self.shared.max_idle_bytes {
+            state.stats.free_bytes += size;
+            state.free[self.tier].extend(self.buffer.take());
+        }
+    }
+}
+
+impl std::fmt::Debug for PoolBuf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PoolBuf({} bytes)", self.len())
+    }
+}

@@ -1,0 +1,327 @@
+//! A byte stream's twin in memory, for deterministic tests: one thread, no clock, and a handle on each direction
+//! ([`MemoryLink`]) that splits, holds, corrupts and cuts what passes.
+
+use super::Stream;
+use crate::vector::{Gather, Scatter};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How a connection in memory ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// Both sides read what had been sent and then the end of the stream; sending fails with `BrokenPipe`.
+    Close,
+    /// Both sides get `ConnectionReset` at once; what was under way is lost.
+    Reset,
+    /// Bytes of this direction vanish from here on, and nobody is told: a dead peer, a pulled cable.
+    Silence,
+}
+
+/// A pair of connected streams. Each direction holds at most `capacity_bytes` that were sent and not received.
+#[must_use]
+pub fn memory_pair(capacity_bytes: usize) -> (MemoryStream, MemoryStream) {
+    let pipe = || Pipe {
+        bytes: Vec::new(),
+        head: 0,
+        capacity_bytes: capacity_bytes.max(1),
+        max_per_call: usize::MAX,
+        sent: 0,
+        received: 0,
+        held: None,
+        flips: Vec::new(),
+        cut: None,
+        end: End::Open,
+        silent: false,
+        receiver_gone: false,
+    };
+    let pair = Arc::new(Mutex::new([pipe(), pipe()]));
+    (MemoryStream { pair: Arc::clone(&pair), outgoing: 0 }, MemoryStream { pair, outgoing: 1 })
+}
+
+/// One end of a connection in memory. Dropping it closes the connection.
+#[derive(Debug)]
+pub struct MemoryStream {
+    pair: Arc<Mutex<[Pipe; 2]>>,
+    outgoing: usize,
+}
+
+/// The handle on one direction of a connection, which stays when the streams are handed to what is tested.
+///
+/// Positions count bytes from the first that was ever sent in this direction.
+#[derive(Debug, Clone)]
+pub struct MemoryLink {
+    pair: Arc<Mutex<[Pipe; 2]>>,
+    direction: usize,
+}
+
+/// How the stream of one direction goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Open,
+    /// The end of the stream follows the bytes that are there.
+    Closed,
+    Reset,
+}
+
+/// One direction.
+#[derive(Debug)]
+struct Pipe {
+    /// Sent and not received: `bytes[head..]`.
+    bytes: Vec<u8>,
+    head: usize,
+    capacity_bytes: usize,
+    max_per_call: usize,
+    /// Position of the next byte to be sent.
+    sent: u64,
+    /// Position of the next byte to be received.
+    received: u64,
+    /// While holding: the position up to which bytes have arrived.
+    held: Option<u64>,
+    /// Bits to be flipped: position and bit.
+    flips: Vec<(u64, u8)>,
+    cut: Option<(u64, Cut)>,
+    end: End,
+    /// Bytes are swallowed.
+    silent: bool,
+    receiver_gone: bool,
+}
+
+fn lock(pair: &Mutex<[Pipe; 2]>) -> MutexGuard<'_, [Pipe; 2]> {
+    // A test that panicked under the lock has failed already; others may go on.
+    pair.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Pipe {
+    fn waiting(&self) -> usize {
+        self.bytes.len() - self.head
+    }
+
+    /// Bytes that the receiver may have now.
+    fn arrived(&self) -> usize {
+        let arrived = self.held.map_or(usize::MAX, |at| (at - self.received) as usize);
+        self.waiting().min(arrived)
+    }
+
+    /// Whether a receive would say anything but `WouldBlock`.
+    fn can_recv(&self) -> bool {
+        self.arrived() > 0 || self.end == End::Reset || (self.end == End::Closed && self.waiting() == 0)
+    }
+
+    /// Whether a send would say anything but `WouldBlock`.
+    fn can_send(&self) -> bool {
+        self.end != End::Open || self.receiver_gone || self.silent || self.waiting() < self.capacity_bytes
+    }
+
+    fn reset(&mut self) {
+        self.end = End::Reset;
+        self.bytes.clear();
+        self.head = 0;
+    }
+
+    fn send(&mut self, from: &Gather<'_>) -> io::Result<usize> {
+        match self.end {
+            End::Reset => return Err(io::ErrorKind::ConnectionReset.into()),
+            End::Closed => return Err(io::ErrorKind::BrokenPipe.into()),
+            End::Open if self.receiver_gone => return Err(io::ErrorKind::BrokenPipe.into()),
+            End::Open => {}
+        }
+        let mut limit = from.bytes().min(self.max_per_call);
+        if let Some((at, _)) = self.cut {
+            limit = limit.min(usize::try_from(at - self.sent).unwrap_or(usize::MAX));
+        }
+        if self.silent {
+            self.sent += limit as u64;
+            return Ok(limit);
+        }
+        limit = limit.min(self.capacity_bytes - self.waiting());
+        if limit == 0 && from.bytes() > 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let start = self.bytes.len();
+        let taken = from.copy_to(&mut self.bytes, limit);
+        for &(position, bit) in &self.flips {
+            if (self.sent..self.sent + taken as u64).contains(&position) {
+                self.bytes[start + (position - self.sent) as usize] ^= 1 << (bit % 8);
+            }
+        }
+        self.sent += taken as u64;
+        Ok(taken)
+    }
+
+    fn recv(&mut self, into: &mut Scatter<'_>) -> io::Result<usize> {
+        if self.end == End::Reset {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        let n = self.arrived().min(self.max_per_call);
+        if n == 0 && into.bytes() > 0 {
+            let ended = self.end == End::Closed && self.waiting() == 0;
+            return if ended { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
+        }
+        let taken = into.copy_from(&self.bytes[self.head..self.head + n]);
+        self.head += taken;
+        self.received += taken as u64;
+        if self.head == self.bytes.len() {
+            self.bytes.clear();
+            self.head = 0;
+        } else if self.head > self.capacity_bytes {
+            self.bytes.drain(..self.head);
+            self.head = 0;
+        }
+        Ok(taken)
+    }
+}
+
+/// Does to the connection what was planned for the position that `direction` has reached.
+fn cut_if_due(pipes: &mut [Pipe; 2], direction: usize) {
+    if let Some((at, cut)) = pipes[direction].cut
+        && pipes[direction].sent >= at
+    {
+        pipes[direction].cut = None;
+        match cut {
+            Cut::Close => {
+                for pipe in pipes {
+                    if pipe.end == End::Open {
+                        pipe.end = End::Closed;
+                    }
+                }
+            }
+            Cut::Reset => pipes.iter_mut().for_each(Pipe::reset),
+            Cut::Silence => pipes[direction].silent = true,
+        }
+    }
+}
+
+impl MemoryStream {
+    /// The handle on what this end sends.
+    #[must_use]
+    pub fn outgoing(&self) -> MemoryLink {
+        MemoryLink { pair: Arc::clone(&self.pair), direction: self.outgoing }
+    }
+
+    /// The handle on what this end receives.
+    #[must_use]
+    pub fn incoming(&self) -> MemoryLink {
+        MemoryLink { pair: Arc::clone(&self.pair), direction: 1 - self.outgoing }
+    }
+
+    /// Whether a receive would say anything but `WouldBlock`.
+    #[must_use]
+    pub fn readable(&self) -> bool {
+        self.incoming().can_recv()
+    }
+
+    /// Whether a send would say anything but `WouldBlock`.
+    #[must_use]
+    pub fn writable(&self) -> bool {
+        self.outgoing().can_send()
+    }
+
+    /// Sends no more: the other end reads what is there and then the end of the stream.
+    pub fn close_send(&self) {
+        let pipe = &mut lock(&self.pair)[self.outgoing];
+        if pipe.end == End::Open {
+            pipe.end = End::Closed;
+        }
+    }
+}
+
+impl Stream for MemoryStream {
+    fn recv(&mut self, into: &mut Scatter<'_>) -> io::Result<usize> {
+        lock(&self.pair)[1 - self.outgoing].recv(into)
+    }
+
+    fn send(&mut self, from: &Gather<'_>) -> io::Result<usize> {
+        let mut pipes = lock(&self.pair);
+        let sent = pipes[self.outgoing].send(from);
+        cut_if_due(&mut pipes, self.outgoing);
+        sent
+    }
+}
+
+impl Drop for MemoryStream {
+    fn drop(&mut self) {
+        self.close_send();
+        lock(&self.pair)[1 - self.outgoing].receiver_gone = true;
+    }
+}
+
+impl MemoryLink {
+    fn with<R>(&self, act: impl FnOnce(&mut Pipe) -> R) -> R {
+        act(&mut lock(&self.pair)[self.direction])
+    }
+
+    /// Lets no call send or receive more than this, so that everything is split (at least 1).
+    pub fn set_max_bytes_per_call(&self, bytes: usize) {
+        self.with(|pipe| pipe.max_per_call = bytes.max(1));
+    }
+
+    /// Flips one bit (0 to 7) of the byte at `position`, which must not have been sent yet.
+    pub fn flip_bit(&self, position: u64, bit: u8) {
+        self.with(|pipe| pipe.flips.push((position, bit)));
+    }
+
+    /// Ends the connection when this direction has sent `position` bytes; at once if it has already.
+    pub fn cut_at(&self, position: u64, cut: Cut) {
+        let mut pipes = lock(&self.pair);
+        let pipe = &mut pipes[self.direction];
+        pipe.cut = Some((position.max(pipe.sent), cut));
+        cut_if_due(&mut pipes, self.direction);
+    }
+
+    /// Ends the connection now.
+    pub fn cut(&self, cut: Cut) {
+        self.cut_at(0, cut);
+    }
+
+    /// From here on nothing arrives by itself, only what [`Self::deliver`] lets through.
+    pub fn hold(&self) {
+        self.with(|pipe| pipe.held = Some(pipe.held.unwrap_or(pipe.sent)));
+    }
+
+    /// While holding: lets up to `bytes` more arrive, and tells how many did.
+    pub fn deliver(&self, bytes: usize) -> usize {
+        self.with(|pipe| {
+            let Some(at) = pipe.held else { return 0 };
+            // What was swallowed or lost will never be there.
+            let end = pipe.received + pipe.waiting() as u64;
+            let to = at.saturating_add(bytes as u64).min(end).max(at);
+            pipe.held = Some(to);
+            (to - at) as usize
+        })
+    }
+
+    /// Ends the holding: everything arrives.
+    pub fn release(&self) {
+        self.with(|pipe| pipe.held = None);
+    }
+
+    /// Bytes that were sent and have not arrived, while holding.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.with(|pipe| pipe.waiting() - pipe.arrived())
+    }
+
+    /// Bytes that were ever sent in this direction.
+    #[must_use]
+    pub fn sent_bytes(&self) -> u64 {
+        self.with(|pipe| pipe.sent)
+    }
+
+    /// Bytes that were ever received in this direction.
+    #[must_use]
+    pub fn received_bytes(&self) -> u64 {
+        self.with(|pipe| pipe.received)
+    }
+
+    /// Whether the receiver has something to do: bytes, the end, or an error.
+    #[must_use]
+    pub fn can_recv(&self) -> bool {
+        self.with(|pipe| pipe.can_recv())
+    }
+
+    /// Whether the sender may go on, or would learn that it may not.
+    #[must_use]
+    pub fn can_send(&self) -> bool {
+        self.with(|pipe| pipe.can_send())
+    }
+}

@@ -1,0 +1,201 @@
+//! TCP sockets that never block.
+
+use super::Stream;
+use crate::sys::check_size;
+use crate::vector::{Gather, Scatter};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, socket, sockopt};
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+/// How a connection is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TcpOptions {
+    /// Send at once instead of waiting for more (`TCP_NODELAY`).
+    pub nodelay: bool,
+    /// Size of the kernel's send buffer in bytes, instead of its own choice.
+    pub send_buffer_bytes: Option<usize>,
+    /// Size of the kernel's receive buffer in bytes, instead of its own choice.
+    pub recv_buffer_bytes: Option<usize>,
+}
+
+impl Default for TcpOptions {
+    /// No delay; the kernel sizes the buffers.
+    fn default() -> Self {
+        Self { nodelay: true, send_buffer_bytes: None, recv_buffer_bytes: None }
+    }
+}
+
+/// A connected TCP socket.
+#[derive(Debug)]
+pub struct TcpStream {
+    socket: std::net::TcpStream,
+}
+
+/// A connection that is being made.
+#[derive(Debug)]
+pub struct Connecting {
+    socket: std::net::TcpStream,
+    to: SocketAddr,
+}
+
+/// How far a connection got.
+#[derive(Debug)]
+pub enum ConnectProgress {
+    /// It stands.
+    Connected(TcpStream),
+    /// Not yet: ask again when the descriptor is writable.
+    Pending(Connecting),
+}
+
+impl TcpStream {
+    /// Starts connecting. When the descriptor is writable, [`Connecting::finish`] tells how it went.
+    ///
+    /// # Errors
+    /// When it failed at once, as for an address that cannot be reached from here.
+    pub fn connect(to: SocketAddr, options: TcpOptions) -> io::Result<Connecting> {
+        let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let fd = socket(family, SockType::Stream, flags, None)?;
+        // Before connecting, as the receive buffer decides the window that is offered.
+        apply(&fd, options)?;
+        match nix::sys::socket::connect(fd.as_raw_fd(), &SockaddrStorage::from(to)) {
+            Ok(()) | Err(nix::errno::Errno::EINPROGRESS | nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(Connecting { socket: fd.into(), to })
+    }
+
+    /// Takes over a connected socket and makes it non-blocking.
+    ///
+    /// # Errors
+    /// When an option cannot be set.
+    pub fn from_std(socket: std::net::TcpStream, options: TcpOptions) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        apply(&socket, options)?;
+        Ok(Self { socket })
+    }
+
+    /// This side's address.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// The other side's address.
+    ///
+    /// # Errors
+    /// The system's, as when the connection has ended.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.peer_addr()
+    }
+
+    /// Ends one direction or both; what was sent still arrives.
+    ///
+    /// # Errors
+    /// `NotConnected` when the connection has ended already.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.socket.shutdown(how)
+    }
+
+    /// Sizes of the kernel's send and receive buffers, in bytes.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn buffer_sizes(&self) -> io::Result<(usize, usize)> {
+        let send = nix::sys::socket::getsockopt(&self.socket, sockopt::SndBuf)?;
+        let recv = nix::sys::socket::getsockopt(&self.socket, sockopt::RcvBuf)?;
+        Ok((send, recv))
+    }
+}
+
+impl Connecting {
+    /// Whether the connection stands by now.
+    ///
+    /// # Errors
+    /// The reason why it does not and will not, as `ConnectionRefused`.
+    pub fn finish(self) -> io::Result<ConnectProgress> {
+        if let Some(error) = self.socket.take_error()? {
+            return Err(error);
+        }
+        // No error may also mean no answer yet; only a connected socket has a peer.
+        match self.socket.peer_addr() {
+            Ok(_) => Ok(ConnectProgress::Connected(TcpStream { socket: self.socket })),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => match self.socket.take_error()? {
+                Some(error) => Err(error),
+                None => Ok(ConnectProgress::Pending(self)),
+            },
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where to.
+    #[must_use]
+    pub fn to(&self) -> SocketAddr {
+        self.to
+    }
+}
+
+fn apply(socket: &impl AsFd, options: TcpOptions) -> io::Result<()> {
+    nix::sys::socket::setsockopt(socket, sockopt::TcpNoDelay, &options.nodelay)?;
+    if let Some(bytes) = options.send_buffer_bytes {
+        nix::sys::socket::setsockopt(socket, sockopt::SndBuf, &bytes)?;
+    }
+    if let Some(bytes) = options.recv_buffer_bytes {
+        nix::sys::socket::setsockopt(socket, sockopt::RcvBuf, &bytes)?;
+    }
+    Ok(())
+}
+
+/// A message header around a list of pieces.
+fn header(pieces: *mut libc::iovec, count: usize) -> libc::msghdr {
+    // SAFETY: all-zero is a valid msghdr: no address, no pieces, no control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = pieces;
+    message.msg_iovlen = count as _;
+    message
+}
+
+impl Stream for TcpStream {
+    fn recv(&mut self, into: &mut Scatter<'_>) -> io::Result<usize> {
+        let pieces = into.as_iovecs();
+        let mut message = header(pieces.as_mut_ptr(), pieces.len());
+        loop {
+            // SAFETY: each piece came from an exclusive reference or a lease that outlives the call, and is valid
+            // for writes of its length.
+            let got = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT) };
+            match check_size(got) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn send(&mut self, from: &Gather<'_>) -> io::Result<usize> {
+        let pieces = from.as_iovecs();
+        let message = header(pieces.as_ptr().cast_mut(), pieces.len());
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        loop {
+            // SAFETY: each piece came from a reference or a lease that outlives the call; sending only reads.
+            let sent = unsafe { libc::sendmsg(self.socket.as_raw_fd(), &raw const message, flags) };
+            match check_size(sent) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+}
+
+impl AsFd for TcpStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsFd for Connecting {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
