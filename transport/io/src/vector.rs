@@ -4,6 +4,7 @@
 
 use crate::memory::MemSlice;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// The most pieces that one vectored system call takes (IOV_MAX on Linux).
 pub const MAX_PIECES: usize = 1024;
@@ -59,6 +60,16 @@ impl<'a> Gather<'a> {
         assert!(from <= piece.len(), "{from} is outside {} bytes", piece.len());
         // SAFETY: `from` is inside the slice.
         self.push_raw(unsafe { piece.as_ptr().add(from) }, piece.len() - from);
+    }
+
+    /// Adds a part of leased memory, which the reference keeps leased while the list lives.
+    ///
+    /// # Panics
+    /// When the range is not inside, as slicing does.
+    pub fn push_leased_range(&mut self, piece: &'a MemSlice, range: Range<usize>) {
+        assert!(range.start <= range.end && range.end <= piece.len(), "{range:?} is outside {} bytes", piece.len());
+        // SAFETY: the range is inside the slice.
+        self.push_raw(unsafe { piece.as_ptr().add(range.start) }, range.len());
     }
 
     fn push_raw(&mut self, start: *mut u8, len: usize) {
@@ -117,6 +128,16 @@ impl<'a> Scatter<'a> {
         assert!(from <= piece.len(), "{from} is outside {} bytes", piece.len());
         // SAFETY: `from` is inside the slice.
         self.push_raw(unsafe { piece.as_ptr().add(from) }, piece.len() - from);
+    }
+
+    /// Adds a part of leased memory.
+    ///
+    /// # Panics
+    /// When the range is not inside, as slicing does.
+    pub fn push_leased_range(&mut self, piece: &'a MemSlice, range: Range<usize>) {
+        assert!(range.start <= range.end && range.end <= piece.len(), "{range:?} is outside {} bytes", piece.len());
+        // SAFETY: the range is inside the slice.
+        self.push_raw(unsafe { piece.as_ptr().add(range.start) }, range.len());
     }
 
     fn push_raw(&mut self, start: *mut u8, len: usize) {
