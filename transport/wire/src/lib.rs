@@ -1,1 +1,35 @@
-//! Under construction.
+//! NVMe/TCP as bytes: what host and target say to each other, and nothing of how they send it.
+//!
+//! In come bytes from a peer that nobody has reason to trust, out come typed values, or an error that says what is wrong and
+//! what to tell the peer; and the way back. No I/O, no unsafe code, no panic on any input, no allocation on the
+//! data path. The way in, from the outside:
+//!
+//! - [`pdu`]: the protocol data units of the TCP transport, their checks and their layout; [`digest`] is their CRC32C.
+//! - [`sqe`] and [`cqe`]: the command and the completion that capsules carry; [`sgl`]: where a command's data is;
+//!   [`status`]: how it ended, and whether a retry makes sense.
+//! - [`fabrics`] (Connect, properties, Disconnect), [`admin`] and [`nvm`]: what the commands say.
+//! - [`identify`], [`log_page`], [`feature`], [`async_event`]: what the admin commands return.
+//! - [`ids`], [`nqn`], [`trid`]: names of things; [`codec`]: the bounded reader and writer below all of it.
+//!
+//! Section numbers are those of NVM Express Base 2.0, NVM Command Set 1.0 and TCP Transport 1.0.
+
+pub mod codec;
+pub mod cqe;
+pub mod digest;
+mod error;
+pub mod ids;
+pub mod nqn;
+pub mod pdu;
+pub mod sgl;
+pub mod sqe;
+pub mod status;
+pub mod trid;
+
+pub use cqe::Cqe;
+pub use error::WireError;
+pub use ids::{BlockCount, CommandId, ControllerId, HostId, Lba, Nsid, QueueId, TransferTag};
+pub use nqn::Nqn;
+pub use sgl::SglDescriptor;
+pub use sqe::Sqe;
+pub use status::{RetryAdvice, Status, StatusCode};
+pub use trid::TransportId;
