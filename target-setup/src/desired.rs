@@ -1,0 +1,116 @@
+//! The desired target as plain data: one subsystem on one port, its namespaces, and who may connect.
+//!
+//! Every driver reads the same description: the userspace target serves it, the kernel's nvmet is configured by it.
+
+use nvferry_wire::{Nqn, Nsid, TransportId};
+use std::path::PathBuf;
+
+/// Model number that controllers tell unless another is asked for.
+pub const DEFAULT_MODEL: &str = "nvferry";
+
+/// A target: one subsystem, listening on one port.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetSpec {
+    /// Where it listens. Port 0 asks for any free one. The subsystem is the one below, whatever is named here.
+    pub transport: TransportId,
+    /// What the subsystem is called.
+    pub subsystem: Nqn,
+    /// What it offers from the start; more can be added later.
+    pub namespaces: Vec<NamespaceSpec>,
+    /// Which hosts may connect.
+    pub allowed_hosts: AllowedHosts,
+    /// Serial number, at most 20 ASCII characters. The same after a restart, so that hosts know the subsystem again.
+    pub serial: String,
+    /// Model number, at most 40 ASCII characters.
+    pub model: String,
+}
+
+impl TargetSpec {
+    /// A target at `transport` that offers nothing yet and lets every host in. Its serial number comes from the
+    /// subsystem's name.
+    #[must_use]
+    pub fn new(transport: TransportId, subsystem: Nqn) -> Self {
+        let serial = format!("{:016x}", fnv1a_64(subsystem.as_str().as_bytes(), FNV_BASIS));
+        Self {
+            transport,
+            subsystem,
+            namespaces: Vec::new(),
+            allowed_hosts: AllowedHosts::Any,
+            serial,
+            model: DEFAULT_MODEL.to_owned(),
+        }
+    }
+}
+
+/// Which hosts may connect.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum AllowedHosts {
+    /// Every host that reaches the port.
+    #[default]
+    Any,
+    /// Only hosts with one of these names.
+    Only(Vec<Nqn>),
+}
+
+impl AllowedHosts {
+    /// Whether the host with this name may connect.
+    #[must_use]
+    pub fn allows(&self, host: &Nqn) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Only(hosts) => hosts.contains(host),
+        }
+    }
+}
+
+/// A file or block device to offer as a namespace.
+///
+/// The namespace holds exactly the first [`size_bytes`](Self::size_bytes) bytes of the file. NVMe counts in blocks, so
+/// where the size is no multiple of the block the last block is only partly backed: the bytes beyond the size read
+/// as zeroes, what is written to them is dropped, and the file never grows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NamespaceSpec {
+    /// Its id in the subsystem.
+    pub nsid: Nsid,
+    /// The file or block device.
+    pub path: PathBuf,
+    /// How many bytes of it to offer, from its start.
+    pub size_bytes: u64,
+    /// Direct I/O (past the page cache) instead of buffered.
+    pub direct: bool,
+    /// Refuse everything that changes data.
+    pub read_only: bool,
+    /// The logical block, a power of two from 512 to 65536; `None` chooses the smallest that the storage takes.
+    pub block_bytes: Option<u32>,
+}
+
+impl NamespaceSpec {
+    /// The first `size_bytes` of the file at `path`, with Direct I/O, writable, in the smallest block that it takes.
+    #[must_use]
+    pub fn new(nsid: Nsid, path: impl Into<PathBuf>, size_bytes: u64) -> Self {
+        Self { nsid, path: path.into(), size_bytes, direct: true, read_only: false, block_bytes: None }
+    }
+
+    /// A UUID (version 8) that stays the same for this namespace of this subsystem over restarts, whichever driver
+    /// serves it, so that hosts recognise it again.
+    #[must_use]
+    pub fn uuid(&self, subsystem: &Nqn) -> [u8; 16] {
+        let mut name = subsystem.as_str().as_bytes().to_vec();
+        name.extend_from_slice(&self.nsid.0.to_le_bytes());
+        name.extend_from_slice(self.path.as_os_str().as_encoded_bytes());
+        let high = fnv1a_64(&name, FNV_BASIS);
+        let mut uuid = [0; 16];
+        uuid[..8].copy_from_slice(&high.to_be_bytes());
+        uuid[8..].copy_from_slice(&fnv1a_64(&name, high).to_be_bytes());
+        uuid[6] = (uuid[6] & 0x0F) | 0x80;
+        uuid[8] = (uuid[8] & 0x3F) | 0x80;
+        uuid
+    }
+}
+
+const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a: stable over versions and machines, which the standard library's hashes do not promise.
+fn fnv1a_64(bytes: &[u8], basis: u64) -> u64 {
+    bytes.iter().fold(basis, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}

@@ -1,0 +1,63 @@
+//! The target's limits, all in one place: what it tells hosts, and what it holds them to.
+
+use std::time::Duration;
+
+/// Connections at once, over all reactors. Beyond that newcomers are closed and everyone else is served.
+pub const MAX_CONNECTIONS: usize = 4096;
+/// Controllers at once; each is one connected host (or one discovery client).
+pub const MAX_CONTROLLERS: usize = 1024;
+/// I/O queues of one controller.
+pub const MAX_IO_QUEUES: u16 = 128;
+/// Entries of one queue (CAP.MQES + 1).
+pub const MAX_QUEUE_ENTRIES: u16 = 1024;
+/// Namespaces at once.
+pub const MAX_NAMESPACES: usize = 4096;
+/// The highest namespace id, which Identify Controller tells as NN.
+pub const MAX_NSID: u32 = 1 << 20;
+/// MDTS: the largest transfer is 2^8 units of 4 KiB, 1 MiB.
+pub const MDTS: u8 = 8;
+/// The largest transfer in bytes.
+pub const MAX_TRANSFER_BYTES: u32 = 4096 << MDTS;
+/// In-capsule data that a command may bring, in bytes.
+pub const MAX_IN_CAPSULE_BYTES: u32 = 16 << 10;
+/// MAXH2CDATA: data in one H2CData, in bytes. A whole transfer: it is received straight into place.
+pub const MAX_H2C_DATA_BYTES: u32 = MAX_TRANSFER_BYTES;
+/// Asynchronous Event Requests outstanding on one controller (AERL + 1).
+pub const MAX_ASYNC_EVENTS: usize = 4;
+/// Entries of the error log (ELPE + 1).
+pub const ERROR_LOG_ENTRIES: usize = 64;
+/// Commands that may wait to be aborted at once (ACL + 1).
+pub const MAX_ABORTS: u8 = 4;
+/// Granularity of the keep-alive timeout (KAS, in units of 100 ms): one second.
+pub const KEEP_ALIVE_GRANULARITY_100MS: u16 = 10;
+
+/// From the TCP connection to the end of Connect.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A host that owes bytes (the rest of a PDU, the data that an R2T asked for) must send some of them this often.
+pub const RECEIVE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// A host that is sent to must take some bytes this often.
+pub const SEND_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection lingers after a termination request, so that the host can read why.
+pub const TERMINATE_LINGER: Duration = Duration::from_secs(2);
+/// How long the listener rests when the system has no descriptors left.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A reactor's receive buffer, shared by its connections, in bytes.
+pub const RECEIVE_BUFFER_BYTES: usize = 256 << 10;
+/// How much of it is offered while a large payload is expected, so that most of that payload is not copied.
+pub const RECEIVE_AHEAD_BYTES: usize = 4 << 10;
+/// Receives from one connection before the others have their turn.
+pub const RECEIVES_PER_TURN: usize = 8;
+/// A connection with more bytes than this waiting to be sent is not read from.
+pub const SEND_BACKLOG_BYTES: usize = 4 << 20;
+
+/// Data buffers of one reactor, in bytes.
+pub const DATA_POOL_BYTES: usize = 64 << 20;
+/// What a reactor keeps of them when idle, in bytes.
+pub const DATA_POOL_IDLE_BYTES: usize = 8 << 20;
+/// Buffers for in-capsule data of one reactor, in bytes.
+pub const CAPSULE_POOL_BYTES: usize = 64 << 20;
+/// What a reactor keeps of them when idle, in bytes.
+pub const CAPSULE_POOL_IDLE_BYTES: usize = 2 << 20;
+/// Reactors that are started unless another number is asked for, where there are as many processors.
+pub const DEFAULT_REACTORS: usize = 4;

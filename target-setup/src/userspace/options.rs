@@ -1,0 +1,30 @@
+//! How the userspace target runs: things that do not change what hosts see.
+
+use super::limits;
+use nvferry_io::engine::IoEngine;
+use nvferry_io::stream::TcpOptions;
+use std::io;
+use std::sync::Arc;
+
+/// Makes the I/O engine of a reactor, which it is given the number of.
+pub type EngineFactory = Arc<dyn Fn(usize) -> io::Result<Box<dyn IoEngine>> + Send + Sync>;
+
+/// How the userspace target runs.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct UserspaceOptions {
+    /// Threads that serve connections; `None` for as many as there are processors, at most four.
+    pub reactors: Option<usize>,
+    /// Makes each reactor's I/O engine; `None` for the best that this machine has.
+    pub engine: Option<EngineFactory>,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Sockets' options.
+    pub tcp: TcpOptions,
+}
+
+impl Default for UserspaceOptions {
+    fn default() -> Self {
+        Self { reactors: None, engine: None, max_connections: limits::MAX_CONNECTIONS, tcp: TcpOptions::default() }
+    }
+}
