@@ -13,12 +13,19 @@
 //!
 //! Section numbers are those of NVM Express Base 2.0, NVM Command Set 1.0 and TCP Transport 1.0.
 
+pub mod admin;
+pub mod async_event;
 pub mod codec;
 pub mod cqe;
 pub mod digest;
 mod error;
+pub mod fabrics;
+pub mod feature;
+pub mod identify;
 pub mod ids;
+pub mod log_page;
 pub mod nqn;
+pub mod nvm;
 pub mod pdu;
 pub mod sgl;
 pub mod sqe;

@@ -73,7 +73,9 @@ pub enum TridError {
         why: &'static str,
     },
     /// An address of one family and `adrfam` of the other.
-    #[error("transport id: adrfam={adrfam} does not fit traddr={traddr}; leave adrfam out, or make them agree, like: {EXAMPLE}")]
+    #[error(
+        "transport id: adrfam={adrfam} does not fit traddr={traddr}; leave adrfam out, or make them agree, like: {EXAMPLE}"
+    )]
     FamilyMismatch {
         /// What was given.
         adrfam: AdrFam,

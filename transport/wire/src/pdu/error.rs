@@ -147,7 +147,9 @@ pub enum PduError {
         max: u32,
     },
     /// A digest flag is not what ICReq and ICResp agreed on.
-    #[error("{pdu_type:?}: FLAGS are {flags:#04x}, which contradicts the digests agreed on (header {header}, data {data})")]
+    #[error(
+        "{pdu_type:?}: FLAGS are {flags:#04x}, which contradicts the digests agreed on (header {header}, data {data})"
+    )]
     DigestFlags {
         /// The PDU.
         pdu_type: PduType,
