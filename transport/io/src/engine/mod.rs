@@ -1,11 +1,21 @@
 //! File I/O behind one trait.
 
+mod aio;
 mod blocking;
+mod inline;
+mod operation;
+mod probe;
 mod progress;
 mod signal;
+mod slots;
 mod threads;
+mod uring;
 
+pub use aio::{AioConfig, AioEngine};
+pub use inline::{InlineFirst, InlineStats};
+pub use probe::{EngineChoice, EngineError, EngineReport, Trial, open};
 pub use threads::{ThreadsConfig, ThreadsEngine};
+pub use uring::{UringConfig, UringEngine};
 
 use crate::file::IoFile;
 use crate::memory::MemSlice;
