@@ -13,6 +13,7 @@
 
 #![allow(unsafe_code)]
 
+mod copy;
 pub mod engine;
 pub mod file;
 pub mod memory;
@@ -26,5 +27,5 @@ pub use engine::{IoBuf, IoCompletion, IoEngine, IoKind, IoRequest};
 pub use file::IoFile;
 pub use memory::{AlignedBuf, MemSlice, RegisteredMemory};
 pub use pool::{BufferPool, PoolBuf};
-pub use stream::Stream;
+pub use stream::{Stream, TcpStream};
 pub use vector::{Gather, Scatter};

@@ -5,6 +5,7 @@
 //! transfers' (any number of [`MemSlice`]s); a slice keeps the memory alive until the transport is really done
 //! with it, also when the caller has given up.
 
+use crate::copy::copy_shared;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
@@ -256,7 +257,7 @@ impl MemSlice {
         assert!(at <= self.len && from.len() <= self.len - at, "{} bytes at {at} do not fit {}", from.len(), self.len);
         // SAFETY: bounds checked above; the region is alive; `from` is a Rust reference and so no part of the
         // region (references to it exist only while nothing is leased).
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), self.as_ptr().add(at), from.len()) }
+        unsafe { copy_shared(from.as_ptr(), self.as_ptr().add(at), from.len()) }
     }
 
     /// Copies from the slice at `at` into `to`.
@@ -266,7 +267,7 @@ impl MemSlice {
     pub fn copy_to(&self, at: usize, to: &mut [u8]) {
         assert!(at <= self.len && to.len() <= self.len - at, "{} bytes at {at} are not in {}", to.len(), self.len);
         // SAFETY: as in `copy_from`.
-        unsafe { std::ptr::copy_nonoverlapping(self.as_ptr().add(at), to.as_mut_ptr(), to.len()) }
+        unsafe { copy_shared(self.as_ptr().add(at), to.as_mut_ptr(), to.len()) }
     }
 
     /// The bytes, copied out.

@@ -2,6 +2,7 @@
 //!
 //! The list of pieces is scratch that a worker keeps (an [`IoVecs`]), so that no call allocates.
 
+use crate::copy::copy_shared;
 use crate::memory::MemSlice;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -89,11 +90,17 @@ impl<'a> Gather<'a> {
     /// Appends up to `limit` bytes to `to` and tells how many: what a stream in memory does instead of a system call.
     pub fn copy_to(&self, to: &mut Vec<u8>, limit: usize) -> usize {
         let mut left = limit;
+        to.reserve(limit.min(self.bytes));
         for piece in self.pieces.iter() {
             let n = piece.iov_len.min(left);
+            let end = to.len();
             // SAFETY: every piece came from a reference or lease that `'a` keeps alive; leased memory may change
-            // meanwhile, which a byte-wise copy tolerates.
-            to.extend_from_slice(unsafe { std::slice::from_raw_parts(piece.iov_base.cast::<u8>(), n) });
+            // meanwhile, which `copy_shared` tolerates. The pieces copied fit what was reserved, which is no part of
+            // any, and the length grows by just what was copied.
+            unsafe {
+                copy_shared(piece.iov_base.cast::<u8>(), to.as_mut_ptr().add(end), n);
+                to.set_len(end + n);
+            }
             left -= n;
         }
         limit - left
@@ -161,7 +168,7 @@ impl<'a> Scatter<'a> {
             let n = piece.iov_len.min(from.len() - taken);
             // SAFETY: every piece came from an exclusive reference or a lease that `'a` keeps alive; `from` is a
             // plain reference and so overlaps none of them.
-            unsafe { std::ptr::copy_nonoverlapping(from[taken..].as_ptr(), piece.iov_base.cast::<u8>(), n) };
+            unsafe { copy_shared(from[taken..].as_ptr(), piece.iov_base.cast::<u8>(), n) };
             taken += n;
         }
         taken

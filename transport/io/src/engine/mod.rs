@@ -2,6 +2,8 @@
 
 mod aio;
 mod blocking;
+mod counting;
+mod faulty;
 mod inline;
 mod operation;
 mod probe;
@@ -12,6 +14,8 @@ mod threads;
 mod uring;
 
 pub use aio::{AioConfig, AioEngine};
+pub use counting::{Counting, IoCounters, IoCounts};
+pub use faulty::{Fault, FaultControl, FaultOn, FaultRates, FaultRule, Faulty};
 pub use inline::{InlineFirst, InlineStats};
 pub use probe::{EngineChoice, EngineError, EngineReport, Trial, open};
 pub use threads::{ThreadsConfig, ThreadsEngine};
