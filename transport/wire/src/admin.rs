@@ -189,7 +189,7 @@ impl GetLogPage {
             lsi: (cdw11 >> 16) as u16,
             csi: (cdw14 >> 24) as u8,
         };
-        if !command.index_offset && command.offset % 4 != 0 {
+        if !command.index_offset && !command.offset.is_multiple_of(4) {
             return Err(StatusCode::InvalidField);
         }
         Ok(command)

@@ -282,7 +282,9 @@ impl CommonHeader {
             return Err(wrong_flags);
         }
         let alignment = rules.framing.alignment.bytes();
-        if u32::from(pdo) < min_header || u32::from(pdo) % alignment != 0 || usize::from(pdo) > super::MAX_HEADER_BYTES
+        if u32::from(pdo) < min_header
+            || !u32::from(pdo).is_multiple_of(alignment)
+            || usize::from(pdo) > super::MAX_HEADER_BYTES
         {
             return Err(PduError::DataOffset { pdu_type, pdo, min: min_header as u8, alignment });
         }

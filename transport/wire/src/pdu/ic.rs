@@ -66,7 +66,7 @@ impl IcResp {
     /// Too few bytes, another format version, an alignment that does not exist, or a MAXH2CDATA below 4096 or not in dwords.
     pub fn decode(bytes: &[u8]) -> Result<Self, PduError> {
         let (pfv, cpda, digests, maxh2cdata) = decode(bytes, "CPDA of ICResp")?;
-        if maxh2cdata < MIN_MAXH2CDATA || maxh2cdata % 4 != 0 {
+        if maxh2cdata < MIN_MAXH2CDATA || !maxh2cdata.is_multiple_of(4) {
             return Err(PduError::Field {
                 what: "MAXH2CDATA of ICResp",
                 field: PduField::LIMIT,
