@@ -44,7 +44,7 @@ pub enum DiskError {
         /// What was attempted.
         action: &'static str,
         /// Why not.
-        source: redb::Error,
+        source: Box<redb::Error>,
     },
 }
 
@@ -62,9 +62,20 @@ impl Disk {
     pub(super) fn open(path: &Path) -> Result<(Self, Kept), DiskError> {
         let database =
             Database::builder().set_cache_size(CACHE_BYTES).create(path).map_err(|error| open_error(path, error))?;
+        Self::with(database, path)
+    }
+
+    fn with(database: Database, path: &Path) -> Result<(Self, Kept), DiskError> {
         let disk = Self { database, path: path.to_owned() };
         let kept = disk.read()?;
         Ok((disk, kept))
+    }
+
+    /// A store on anything that redb can write to.
+    #[cfg(test)]
+    pub(super) fn on_backend(backend: impl redb::StorageBackend, path: &Path) -> Result<Self, DiskError> {
+        let database = Database::builder().create_with_backend(backend).map_err(|error| open_error(path, error))?;
+        Self::with(database, path).map(|(disk, _)| disk)
     }
 
     fn read(&self) -> Result<Kept, DiskError> {
@@ -154,7 +165,7 @@ impl Disk {
             redb::Error::TableTypeMismatch { .. } | redb::Error::TypeDefinitionChanged { .. } => {
                 DiskError::Foreign { path: self.path.clone(), reason: source.to_string() }
             }
-            source => DiskError::Io { path: self.path.clone(), action, source },
+            source => DiskError::Io { path: self.path.clone(), action, source: source.into() },
         }
     }
 }
@@ -171,7 +182,7 @@ fn open_error(path: &Path, error: redb::DatabaseError) -> DiskError {
         DatabaseError::Storage(StorageError::Io(io)) if io.kind() == std::io::ErrorKind::InvalidData => {
             DiskError::Foreign { path, reason: io.to_string() }
         }
-        error => DiskError::Io { path, action: "opened", source: error.into() },
+        error => DiskError::Io { path, action: "opened", source: Box::new(error.into()) },
     }
 }
 

@@ -8,7 +8,7 @@ use super::query::{self, QueryError};
 use super::view::{OwnerId, Version};
 use super::writer::{WriteError, WriterHandle};
 use super::{OWNER_HEADER, TTL_HEADER, VERSION_HEADER};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode};
@@ -46,7 +46,7 @@ enum Problem {
     #[error("too many readers wait already; ask again without wait_ms, or later")]
     TooManyWaiters,
     #[error("Method not allowed")]
-    Method,
+    Method { allow: &'static str },
     #[error("nothing is served at this path; metadata is at {path}?key=<key>")]
     Path { path: String },
     #[error("the answer could not be written down")]
@@ -68,21 +68,18 @@ impl Problem {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Self::Write(WriteError::Disk(_)) | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Method { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::Path { .. } => StatusCode::NOT_FOUND,
         }
     }
 
-    fn answer(&self, allow: &'static str) -> Answer {
+    fn answer(&self) -> Answer {
         let mut answer = plain(self.status(), self.to_string());
-        match self.status() {
-            StatusCode::METHOD_NOT_ALLOWED => {
-                answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
-            }
-            StatusCode::SERVICE_UNAVAILABLE => {
-                answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-            }
-            _ => {}
+        if let Self::Method { allow } = self {
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
+            answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
         answer
     }
@@ -159,8 +156,7 @@ impl Service {
         } else {
             (Method::OTHER, self.other(&request))
         };
-        let allow = if method == Method::OTHER { "GET" } else { "GET, PUT, DELETE" };
-        let answer = result.unwrap_or_else(|problem| problem.answer(allow));
+        let answer = result.unwrap_or_else(|problem| problem.answer());
         self.metrics.request(method, answer.status().as_u16(), started.elapsed());
         answer
     }
@@ -168,7 +164,7 @@ impl Service {
     fn other(&self, request: &Request<Incoming>) -> Result<Answer, Problem> {
         let known = ["/health", "/metrics"].contains(&request.uri().path());
         match request.uri().path() {
-            _ if known && request.method() != hyper::Method::GET => Err(Problem::Method),
+            _ if known && request.method() != hyper::Method::GET => Err(Problem::Method { allow: "GET" }),
             "/health" => self.health(),
             "/metrics" => {
                 let text = self.metrics.encode().map_err(|_| Problem::Internal)?;
@@ -209,7 +205,7 @@ impl Service {
             },
             hyper::Method::PUT => (Method::PUT, self.put(&query, request).await),
             hyper::Method::DELETE => (Method::DELETE, self.delete(&query, request.headers()).await),
-            _ => (Method::OTHER, Err(Problem::Method)),
+            _ => (Method::OTHER, Err(Problem::Method { allow: "GET, PUT, DELETE" })),
         }
     }
 
@@ -302,25 +298,39 @@ impl Service {
     }
 
     /// Receives a value, within the bounds on its size, on its time, and on all bodies together.
-    async fn receive(&self, body: Incoming) -> Result<(Bytes, OwnedSemaphorePermit), Problem> {
-        let limit = self.limits.value_bytes;
-        let expected = body.size_hint().upper().and_then(|bytes| usize::try_from(bytes).ok());
-        if expected.is_some_and(|bytes| bytes > limit) {
-            self.discard(body).await;
-            return Err(Problem::BodyTooLarge { limit });
-        }
-        let room = u32::try_from(expected.unwrap_or(limit)).unwrap_or(u32::MAX);
-        let receive = async {
-            let room = Arc::clone(&self.bodies).acquire_many_owned(room).await.map_err(|_| WriteError::Stopping)?;
-            let value = Limited::new(body, limit).collect().await.map_err(|error| {
-                if error.is::<LengthLimitError>() { Problem::BodyTooLarge { limit } } else { Problem::BodyBroken }
-            })?;
-            Ok((value.to_bytes(), room))
-        };
-        match timeout(self.limits.receive, receive).await {
+    async fn receive(&self, mut body: Incoming) -> Result<(Bytes, OwnedSemaphorePermit), Problem> {
+        let result = match timeout(self.limits.receive, self.receive_from(&mut body)).await {
             Ok(result) => result,
             Err(_) => Err(Problem::BodyLate { limit_ms: self.limits.receive.as_millis() }),
+        };
+        if let Err(Problem::BodyTooLarge { .. }) = result {
+            self.discard(body).await;
         }
+        result
+    }
+
+    async fn receive_from(&self, body: &mut Incoming) -> Result<(Bytes, OwnedSemaphorePermit), Problem> {
+        let limit = self.limits.value_bytes;
+        let expected = match body.size_hint().upper() {
+            Some(bytes) => usize::try_from(bytes).ok().filter(|bytes| *bytes <= limit),
+            None => Some(limit),
+        };
+        let expected = expected.ok_or(Problem::BodyTooLarge { limit })?;
+        let permits = u32::try_from(expected).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.bodies)
+            .acquire_many_owned(permits)
+            .await
+            .map_err(|_| Problem::Write(WriteError::Stopping))?;
+        let mut value = Vec::with_capacity(body.size_hint().exact().map_or(0, |_| expected));
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| Problem::BodyBroken)?;
+            let Some(data) = frame.data_ref() else { continue };
+            if data.len() > limit - value.len() {
+                return Err(Problem::BodyTooLarge { limit });
+            }
+            value.extend_from_slice(data);
+        }
+        Ok((value.into(), room))
     }
 
     /// Reads a body that is not wanted, within reason: a sender that is cut off in the middle of it sees no answer.
