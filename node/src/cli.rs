@@ -1,0 +1,43 @@
+//! The command line. A flag wins over the environment, which wins over the default. Flags are spelled with dashes;
+//! underscores, as the original's tools have them, do as well.
+
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Files as segments over NVMe fabrics: serve them, find them, look at them.
+///
+/// Exit status: 0 done; 1 it failed, and one sentence on standard error says why; 2 the command line is wrong.
+#[derive(Debug, Parser)]
+#[command(name = "nvferry", version)]
+pub(crate) struct Cli {
+    /// Say more on standard error; twice, still more [env: NVFERRY_LOG takes a filter such as `info`]
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the HTTP metadata service, where nodes publish their segments and find others'
+    Metadata(MetadataArgs),
+}
+
+/// The metadata service.
+#[derive(Debug, Args)]
+pub(crate) struct MetadataArgs {
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, env = "NVFERRY_METADATA_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
+    pub(crate) listen: String,
+    /// The path of the metadata
+    #[arg(long, env = "NVFERRY_METADATA_PATH", default_value = "/metadata", value_name = "PATH")]
+    pub(crate) path: String,
+    /// The file that keeps the entries over restarts [default: one for each --listen in the state directory, which
+    /// is $STATE_DIRECTORY, or $XDG_STATE_HOME/nvferry, or ~/.local/state/nvferry; none for port 0]
+    #[arg(long, env = "NVFERRY_METADATA_STORE", value_name = "FILE")]
+    pub(crate) store: Option<PathBuf>,
+    /// Keep the entries in memory only
+    #[arg(long, alias = "no_store", conflicts_with = "store")]
+    pub(crate) no_store: bool,
+}

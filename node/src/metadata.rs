@@ -1,0 +1,96 @@
+//! `nvferry metadata`: the metadata service, until it is told to stop.
+
+use crate::cli::MetadataArgs;
+use crate::output;
+use crate::signals::StopSignal;
+use anyhow::{Context, Result, anyhow};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nvferry_store::metadata::Limits;
+use nvferry_store::{MetadataServer, MetadataServerOptions};
+use std::path::{Path, PathBuf};
+
+/// Descriptors that are not connections: the store, the log, the listener, the runtime's own.
+const OTHER_DESCRIPTORS: usize = 32;
+
+pub(crate) fn run(args: &MetadataArgs) -> Result<()> {
+    let stop = StopSignal::install()?;
+    let store = store(args)?;
+    let options = MetadataServerOptions {
+        listen: args.listen.clone(),
+        path: args.path.clone(),
+        store: store.clone(),
+        limits: limits(),
+        ..MetadataServerOptions::default()
+    };
+    let server = MetadataServer::start(options)?;
+    output::say(&match &store {
+        Some(path) => format!("metadata service at {} keeps its entries in {}", server.url(), path.display()),
+        None => format!("metadata service at {} keeps its entries in memory only", server.url()),
+    })?;
+    stop.wait();
+    server.shutdown();
+    Ok(())
+}
+
+/// The file that keeps the entries, with its directory made where it is the default one.
+fn store(args: &MetadataArgs) -> Result<Option<PathBuf>> {
+    if args.no_store {
+        return Ok(None);
+    }
+    if let Some(path) = &args.store {
+        return Ok(Some(path.clone()));
+    }
+    if args.listen.ends_with(":0") {
+        return Ok(None);
+    }
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let directory = variable("STATE_DIRECTORY")
+        .or_else(|| variable("XDG_STATE_HOME").map(|state| state.join("nvferry")))
+        .or_else(|| variable("HOME").map(|home| home.join(".local/state/nvferry")))
+        .ok_or_else(|| {
+            anyhow!("HOME is not set, so there is no place to keep the entries; give --store FILE, or --no-store")
+        })?;
+    std::fs::create_dir_all(&directory).with_context(|| {
+        format!("cannot make {} to keep the entries in; give --store FILE, or --no-store", directory.display())
+    })?;
+    Ok(Some(default_file(&directory, &args.listen)))
+}
+
+/// One file for each address, so that two services on one machine do not meet.
+fn default_file(directory: &Path, listen: &str) -> PathBuf {
+    let name: String =
+        listen.chars().map(|char| if char.is_ascii_alphanumeric() || char == '.' { char } else { '-' }).collect();
+    directory.join(format!("metadata-{name}.redb"))
+}
+
+/// The usual bounds, and no more connections than this process may have descriptors.
+fn limits() -> Limits {
+    let usual = Limits::default();
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return usual };
+    let wanted = (usual.connections + OTHER_DESCRIPTORS) as u64;
+    let allowed = wanted.clamp(soft, hard.max(soft));
+    let got = if allowed > soft && setrlimit(Resource::RLIMIT_NOFILE, allowed, hard).is_err() { soft } else { allowed };
+    let connections = usize::try_from(got).unwrap_or(usize::MAX).saturating_sub(OTHER_DESCRIPTORS);
+    Limits { connections: connections.clamp(1, usual.connections), ..usual }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_address_has_a_file_of_its_own() {
+        let file = |listen| default_file(Path::new("/state"), listen).display().to_string();
+        assert_eq!(file("127.0.0.1:8080"), "/state/metadata-127.0.0.1-8080.redb");
+        assert_eq!(file("[::1]:80"), "/state/metadata----1--80.redb");
+        assert_eq!(file("../x/y:1"), "/state/metadata-..-x-y-1.redb");
+    }
+
+    #[test]
+    fn there_are_never_more_connections_than_descriptors() {
+        let limits = limits();
+        let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+        assert!(limits.connections as u64 <= soft, "{} connections, {soft} descriptors", limits.connections);
+        assert!(limits.connections <= Limits::default().connections);
+    }
+}
