@@ -41,3 +41,35 @@ impl Crc32c {
 pub fn crc32c(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The vectors of RFC 3720, appendix B.4, and the usual check value.
+    #[test]
+    fn known_vectors() {
+        let rising: [u8; 32] = std::array::from_fn(|i| i as u8);
+        let falling: [u8; 32] = std::array::from_fn(|i| 31 - i as u8);
+        assert_eq!(crc32c(&[0; 32]).to_le_bytes(), [0xAA, 0x36, 0x91, 0x8A]);
+        assert_eq!(crc32c(&[0xFF; 32]).to_le_bytes(), [0x43, 0xAB, 0xA8, 0x62]);
+        assert_eq!(crc32c(&rising).to_le_bytes(), [0x4E, 0x79, 0xDD, 0x46]);
+        assert_eq!(crc32c(&falling).to_le_bytes(), [0x5C, 0xDB, 0x3F, 0x11]);
+        assert_eq!(crc32c(b"123456789"), 0xE306_9283);
+        assert_eq!(crc32c(b""), 0);
+    }
+
+    #[test]
+    fn pieces_give_what_the_whole_gives() {
+        let bytes: Vec<u8> = (0..10_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        for piece_len in [1, 3, 8, 64, 1000, 4096] {
+            let mut digest = Crc32c::new();
+            bytes.chunks(piece_len).for_each(|piece| digest.update(piece));
+            assert_eq!(digest.finish(), crc32c(&bytes), "pieces of {piece_len}");
+        }
+        let (mut a, mut b) = (Crc32c::new(), Crc32c::new());
+        a.update(&bytes[..1234]);
+        b.update(&bytes[1234..]);
+        assert_eq!(Crc32c::combine(a, b, bytes.len() - 1234).finish(), crc32c(&bytes));
+    }
+}

@@ -176,3 +176,81 @@ impl AsRef<str> for Nqn {
         &self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_both_forms_are_taken() {
+        for name in [
+            "nqn.2014-08.org.nvmexpress.discovery",
+            "nqn.2014-08.org.nvmexpress:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6",
+            "nqn.2016-06.io.spdk:cnode1",
+            "nqn.2016-06.io.mc:10.0.0.7:8081",
+            "nqn.2014-08.com.example:nvme:nvm-subsystem-sn-d78432",
+            "nqn.1988-11.com.dell:powerstore:00:2a1b",
+            "nqn.2016-06.io.mc:größe",
+        ] {
+            assert_eq!(Nqn::new(name).map(|nqn| nqn.to_string()), Ok(name.to_owned()));
+        }
+    }
+
+    #[test]
+    fn names_that_break_the_rules_are_refused() {
+        for name in [
+            "node7",
+            "NQN.2016-06.io.mc:x",
+            "nqn.",
+            "nqn.2016-6.io.mc:x",
+            "nqn.2016-13.io.mc:x",
+            "nqn.2016-00.io.mc:x",
+            "nqn.20x6-06.io.mc:x",
+            "nqn.2016-06:x",
+            "nqn.2016-06.io.mc",
+            "nqn.2016-06.io.mc:",
+            "nqn.2016-06.:x",
+            "nqn.2016-06.io..mc:x",
+            "nqn.2016-06.-io.mc:x",
+            "nqn.2014-08.org.nvmexpress:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf",
+            "nqn.2014-08.org.nvmexpress:uuid:f81d4fae_7dec_11d0_a765_00a0c91e6bf6",
+            "nqn.2014-08.größe:x",
+            "nqn.ü016-06.io.mc:x",
+        ] {
+            let refused = Nqn::new(name).expect_err(name).to_string();
+            assert!(refused.contains("such as nqn.2016-06.io.example:storage1"), "{refused}");
+        }
+        assert_eq!(Nqn::new(""), Err(NqnError::Empty));
+        for name in ["nqn.2016-06.io.mc:a b", "nqn.2016-06.io.mc:a\0", "nqn.2016-06.io.mc:a\n"] {
+            assert!(matches!(Nqn::new(name), Err(NqnError::ForbiddenCharacter(_))), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn the_longest_name_has_223_bytes() {
+        let prefix = "nqn.2016-06.io.mc:";
+        let longest = format!("{prefix}{}", "x".repeat(NQN_MAX_LEN - prefix.len()));
+        let nqn = Nqn::new(longest.clone()).unwrap();
+        assert_eq!(Nqn::from_wire(&nqn.to_wire()), Ok(nqn));
+        assert_eq!(Nqn::new(longest + "x"), Err(NqnError::TooLong(224)));
+    }
+
+    #[test]
+    fn peers_may_use_other_names_within_reason() {
+        let field = |bytes: &[u8]| {
+            let mut field = [0; NQN_FIELD_LEN];
+            field[..bytes.len()].copy_from_slice(bytes);
+            Nqn::from_wire(&field)
+        };
+        // What Linux calls a PCI subsystem without a name of its own, and what tests call theirs.
+        assert!(field(b"nqn.2014.08.org.nvmexpress:8086:sn").is_ok());
+        assert!(field(b"blktests-subsystem-1").is_ok());
+        // What stands after the first NUL does not count.
+        assert_eq!(field(b"a\0b").map(|nqn| nqn.to_string()), Ok("a".to_owned()));
+        assert_eq!(field(b""), Err(NqnError::Empty));
+        assert_eq!(field(b"ab\xFFc"), Err(NqnError::NotUtf8(2)));
+        assert_eq!(field(&[b'x'; 224]), Err(NqnError::TooLong(224)));
+        assert_eq!(field(&[b'x'; 256]), Err(NqnError::Unterminated));
+        assert!(matches!(field(b"a\x1bb"), Err(NqnError::ForbiddenCharacter(_))));
+    }
+}

@@ -136,3 +136,36 @@ impl SglDescriptor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_type(id: u8) -> Result<SglDescriptor, SglError> {
+        let mut bytes = [0; SGL_LEN];
+        bytes[15] = id;
+        SglDescriptor::decode(&bytes)
+    }
+
+    #[test]
+    fn only_what_fabrics_use_is_taken() {
+        let known: Vec<u8> = (0..=255).filter(|&id| with_type(id).is_ok()).collect();
+        assert_eq!(known, [0x01, 0x40, 0x4F, 0x5A]);
+        assert_eq!(with_type(0x00), Err(SglError::SubType(0x00)));
+        assert_eq!(with_type(0x20), Err(SglError::Type(0x20)));
+        assert_eq!(with_type(0xFF).map_err(SglError::status), Err(StatusCode::SglDescriptorTypeInvalid));
+    }
+
+    #[test]
+    fn in_capsule_data_stays_inside_the_capsule() {
+        let range = |offset, length| SglDescriptor::InCapsule { offset, length }.in_capsule_range(4096);
+        assert_eq!(range(0, 4096), Ok(0..4096));
+        assert_eq!(range(4096, 0), Ok(4096..4096));
+        assert_eq!(range(96, 4000), Ok(96..4096));
+        for (offset, length) in [(0, 4097), (1, 4096), (4097, 0), (u64::MAX, 1), (u64::MAX, u32::MAX)] {
+            let refused = range(offset, length).map_err(SglError::status);
+            assert_eq!(refused, Err(StatusCode::SglOffsetInvalid), "{offset} {length}");
+        }
+        assert!(SglDescriptor::Transport { length: 1 }.in_capsule_range(4096).is_err());
+    }
+}

@@ -349,3 +349,90 @@ impl fmt::Display for Status {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_wire_value_is_read_and_written_back() {
+        for wire in 0..=u16::MAX {
+            let status = Status::from_wire(wire);
+            assert_eq!(status.to_wire(), wire & !1, "{wire:#06x}");
+            assert_eq!(status.for_fabrics().to_wire(), wire & !1, "{wire:#06x}");
+            assert!(!status.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn known_codes_have_numbers_of_their_own() {
+        for &code in StatusCode::KNOWN {
+            let (sct, sc) = code.to_raw();
+            let read = StatusCode::from_raw(sct, sc);
+            assert!(read == code || read.for_fabrics() == code, "{code:?} is read as {read:?}");
+        }
+        // Four numbers have two meanings.
+        let shadowed = StatusCode::KNOWN.iter().filter(|c| StatusCode::from_raw(c.to_raw().0, c.to_raw().1) != **c);
+        assert_eq!(shadowed.count(), 4);
+    }
+
+    /// Numbers that were looked up one by one: `include/linux/nvme.h` has the same.
+    #[test]
+    fn numbers_of_the_specification() {
+        for (code, raw) in [
+            (StatusCode::Success, 0x000),
+            (StatusCode::InvalidField, 0x002),
+            (StatusCode::DataTransferError, 0x004),
+            (StatusCode::InternalError, 0x006),
+            (StatusCode::InvalidNamespace, 0x00B),
+            (StatusCode::CommandSequenceError, 0x00C),
+            (StatusCode::SglDescriptorTypeInvalid, 0x011),
+            (StatusCode::SglOffsetInvalid, 0x016),
+            (StatusCode::KeepAliveInvalid, 0x01A),
+            (StatusCode::NamespaceWriteProtected, 0x020),
+            (StatusCode::TransientTransportError, 0x022),
+            (StatusCode::LbaOutOfRange, 0x080),
+            (StatusCode::CapacityExceeded, 0x081),
+            (StatusCode::NamespaceNotReady, 0x082),
+            (StatusCode::QueueIdInvalid, 0x101),
+            (StatusCode::AsyncEventLimitExceeded, 0x105),
+            (StatusCode::LogPageInvalid, 0x109),
+            (StatusCode::FeatureNotChangeable, 0x10E),
+            (StatusCode::ConnectIncompatibleFormat, 0x180),
+            (StatusCode::ConnectControllerBusy, 0x181),
+            (StatusCode::ConnectInvalidParameters, 0x182),
+            (StatusCode::ConnectInvalidHost, 0x184),
+            (StatusCode::AuthenticationRequired, 0x191),
+            (StatusCode::WriteFault, 0x280),
+            (StatusCode::UnrecoveredReadError, 0x281),
+            (StatusCode::CompareFailure, 0x285),
+            (StatusCode::AnaTransition, 0x303),
+            (StatusCode::HostPathingError, 0x370),
+        ] {
+            let (sct, sc) = code.to_raw();
+            assert_eq!(u16::from(sct) << 8 | u16::from(sc), raw, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn do_not_retry_wins_over_everything_but_success() {
+        for &code in StatusCode::KNOWN {
+            let advice = Status::permanent(code).retry();
+            let expected = if code.is_success() { RetryAdvice::NotNeeded } else { RetryAdvice::Never };
+            assert_eq!(advice, expected, "{code:?}");
+        }
+        let busy = Status { retry_delay: 2, ..StatusCode::NamespaceNotReady.into() };
+        assert_eq!(busy.retry(), RetryAdvice::Later { delay: 2 });
+        assert_eq!(Status::from(StatusCode::LbaOutOfRange).retry(), RetryAdvice::Never);
+        assert_eq!(Status::from(StatusCode::AbortedQueueDeleted).retry(), RetryAdvice::AnotherPath);
+        assert_eq!(Status::from_wire(0x37F << 1).retry(), RetryAdvice::AnotherPath);
+    }
+
+    #[test]
+    fn people_read_the_words_of_the_specification() {
+        let status = Status { more: true, ..Status::permanent(StatusCode::LbaOutOfRange) };
+        assert_eq!(status.to_string(), "LBA Out of Range (sct 0x0, sc 0x80), do not retry, more in the error log");
+        assert_eq!(StatusCode::from_raw(7, 1).to_string(), "Vendor Specific (sct 0x7, sc 0x01)");
+        assert_eq!(StatusCode::from_raw(0, 0x70).to_string(), "Unknown Status (sct 0x0, sc 0x70)");
+    }
+}

@@ -255,3 +255,63 @@ impl fmt::Display for TransportId {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<TransportId, TridError> {
+        text.parse()
+    }
+
+    #[test]
+    fn a_full_one_reads_and_writes_the_same() {
+        for text in [
+            "trtype=tcp adrfam=ipv4 traddr=10.0.0.7 trsvcid=4420 subnqn=nqn.2016-06.io.mc:node7",
+            "trtype=rdma adrfam=ipv6 traddr=fe80::1 trsvcid=4421",
+        ] {
+            assert_eq!(parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn only_the_address_is_needed() {
+        assert_eq!(
+            parse("traddr=10.0.0.7").unwrap().to_string(),
+            "trtype=tcp adrfam=ipv4 traddr=10.0.0.7 trsvcid=4420"
+        );
+        assert_eq!(parse("traddr=[::1]").unwrap().adrfam(), AdrFam::Ipv6);
+        assert_eq!(parse("traddr=localhost").unwrap().traddr, IpAddr::V4(Ipv4Addr::LOCALHOST));
+        assert_eq!(parse("adrfam=ipv6 traddr=localhost").unwrap().traddr, IpAddr::V6(Ipv6Addr::LOCALHOST));
+        let shouted = "TRTYPE=TCP  AdrFam=IPv4\ttraddr=10.0.0.7 trsvcid= subnqn=";
+        assert_eq!(parse(shouted), parse("traddr=10.0.0.7"));
+    }
+
+    #[test]
+    fn each_wrong_field_is_named_with_an_example() {
+        for (text, named) in [
+            ("", "traddr is missing"),
+            ("trtype=tcp trsvcid=4420", "traddr is missing"),
+            ("10.0.0.7:4420", "\"10.0.0.7:4420\" is not of the form key=value"),
+            ("traddr=10.0.0.7 port=4420", "unknown key \"port\""),
+            ("traddr=10.0.0.7 traddr=10.0.0.8", "traddr is given twice"),
+            ("traddr= traddr=10.0.0.8", "traddr is given twice"),
+            ("traddr=storage7", "traddr=storage7 is no IP address"),
+            ("traddr=10.0.0.256", "traddr=10.0.0.256 is no IP address"),
+            ("trtype=fc traddr=10.0.0.7", "trtype=fc must be tcp or rdma"),
+            ("adrfam=ib traddr=10.0.0.7", "adrfam=ib must be ipv4 or ipv6"),
+            ("adrfam=ipv6 traddr=10.0.0.7", "adrfam=ipv6 does not fit traddr=10.0.0.7"),
+            ("adrfam=ipv4 traddr=::1", "adrfam=ipv4 does not fit traddr=::1"),
+            ("traddr=10.0.0.7 trsvcid=65536", "trsvcid=65536 is no port number"),
+            ("traddr=10.0.0.7 trsvcid=+1", "trsvcid=+1 is no port number"),
+            ("traddr=10.0.0.7 trsvcid=-1", "trsvcid=-1 is no port number"),
+            ("traddr=10.0.0.7 trsvcid=http", "trsvcid=http is no port number"),
+        ] {
+            let refused = parse(text).expect_err(text).to_string();
+            assert!(refused.contains(named), "{text:?}: {refused}");
+            assert!(refused.ends_with("trtype=tcp adrfam=ipv4 traddr=10.0.0.7 trsvcid=4420"), "{refused}");
+        }
+        let refused = parse("traddr=10.0.0.7 subnqn=node7").unwrap_err().to_string();
+        assert!(refused.contains("subnqn: NQN \"node7\": it does not begin with nqn."), "{refused}");
+    }
+}

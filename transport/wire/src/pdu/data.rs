@@ -158,3 +158,48 @@ impl R2t {
         Ok(r2t)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{PduRules, Role};
+    use super::*;
+
+    const RULES: PduRules = PduRules { max_data_bytes: 65536, ..PduRules::initial(Role::Host) };
+
+    fn decode(flags: u8, plen: u32, datal: u32) -> Result<DataPdu, PduError> {
+        let mut bytes = [7, flags, 24, 24, 0, 0, 0, 0, 5, 0, 9, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        bytes[4..8].copy_from_slice(&plen.to_le_bytes());
+        bytes[16..20].copy_from_slice(&datal.to_le_bytes());
+        let common = CommonHeader::decode(bytes.first_chunk().unwrap(), &RULES)?;
+        DataPdu::decode(&common, &bytes)
+    }
+
+    #[test]
+    fn datal_is_the_data_that_the_pdu_brings() {
+        let pdu = decode(4, 24 + 512, 512).unwrap();
+        assert_eq!((pdu.cccid, pdu.datao, pdu.datal, pdu.end), (CommandId(5), 512, 512, DataEnd::Last));
+        for datal in [0, 511, 513, u32::MAX] {
+            let refused = decode(4, 24 + 512, datal).expect_err("must be refused");
+            assert_eq!((refused.fes().to_wire(), refused.fei()), (0x01, 16), "{datal}");
+        }
+        assert_eq!(decode(4, 24, 0).map(|pdu| pdu.datal), Ok(0));
+    }
+
+    #[test]
+    fn success_comes_with_the_last_data_only() {
+        assert_eq!(decode(0x0C, 24 + 512, 512).map(|pdu| pdu.end), Ok(DataEnd::LastWithSuccess));
+        assert_eq!(decode(0x08, 24 + 512, 512).map_err(|e| (e.fes().to_wire(), e.fei())), Err((0x01, 1)));
+        let mut out = [0; MAX_HEADER_BYTES];
+        let pdu = DataPdu { end: DataEnd::LastWithSuccess, ..decode(4, 24 + 512, 512).unwrap() };
+        pdu.encode_h2c(&Framing::default(), &mut out);
+        assert_eq!(out[1], PduFlags::LAST.0, "a host reports no success");
+    }
+
+    #[test]
+    fn an_r2t_asks_for_something() {
+        let mut out = [0; MAX_HEADER_BYTES];
+        let r2t = R2t { cccid: CommandId(1), ttag: TransferTag(2), r2to: 3, r2tl: 0 };
+        r2t.encode(&Framing::default(), &mut out);
+        assert_eq!(R2t::decode(&out).map_err(|e| (e.fes().to_wire(), e.fei())), Err((0x01, 16)));
+    }
+}

@@ -310,3 +310,125 @@ impl CommonHeader {
         put_u32::<4, _>(out, self.plen);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::error::{FatalErrorStatus, PduField};
+    use super::*;
+
+    const DIGESTS: Digests = Digests::BOTH;
+
+    fn rules(receiver: Role, digests: Digests, alignment: u8) -> PduRules {
+        let alignment = DataAlignment::from_wire(alignment).unwrap();
+        PduRules {
+            receiver,
+            framing: Framing { digests, alignment },
+            max_capsule_data_bytes: 8192,
+            max_data_bytes: 65536,
+        }
+    }
+
+    fn decode(header: [u8; 4], plen: u32, rules: &PduRules) -> Result<CommonHeader, PduError> {
+        let [a, b, c, d] = header;
+        let [e, f, g, h] = plen.to_le_bytes();
+        CommonHeader::decode(&[a, b, c, d, e, f, g, h], rules)
+    }
+
+    /// What the peer is told: an invalid header field, and which one.
+    fn told(result: Result<CommonHeader, PduError>) -> (FatalErrorStatus, u32) {
+        let error = result.expect_err("must be refused");
+        (error.fes(), error.fei())
+    }
+
+    fn field(field: PduField) -> (FatalErrorStatus, u32) {
+        (FatalErrorStatus::InvalidHeaderField, field.0.into())
+    }
+
+    #[test]
+    fn each_type_goes_one_way_and_has_one_header_length() {
+        for (pdu_type, receiver, hlen) in [
+            (0, Role::Controller, 128),
+            (1, Role::Host, 128),
+            (2, Role::Controller, 24),
+            (3, Role::Host, 24),
+            (4, Role::Controller, 72),
+            (5, Role::Host, 24),
+            (6, Role::Controller, 24),
+            (7, Role::Host, 24),
+            (9, Role::Host, 24),
+        ] {
+            let other = if receiver == Role::Host { Role::Controller } else { Role::Host };
+            let header = |hlen| [pdu_type, 0, hlen, 0];
+            assert!(decode(header(hlen), hlen.into(), &rules(receiver, Digests::NONE, 0)).is_ok(), "{pdu_type}");
+            let wrong_way = decode(header(hlen), hlen.into(), &rules(other, Digests::NONE, 0));
+            assert_eq!(told(wrong_way).0, FatalErrorStatus::PduSequenceError, "{pdu_type}");
+            for wrong in [hlen - 1, hlen + 1, 0, 255] {
+                let refused = decode(header(wrong), hlen.into(), &rules(receiver, Digests::NONE, 0));
+                assert_eq!(told(refused), field(PduField::HLEN), "{pdu_type} {wrong}");
+            }
+        }
+        for unknown in (0..=255).filter(|t| !matches!(t, 0..=7 | 9)) {
+            let refused = decode([unknown, 0, 24, 0], 24, &rules(Role::Host, Digests::NONE, 0));
+            assert_eq!(told(refused), field(PduField::PDU_TYPE), "{unknown}");
+        }
+    }
+
+    #[test]
+    fn digest_flags_are_as_agreed() {
+        let command =
+            |flags, pdo, plen, digests| decode([4, flags, 72, pdo], plen, &rules(Role::Controller, digests, 0));
+        assert!(command(1, 0, 76, DIGESTS).is_ok());
+        assert!(command(3, 76, 76 + 512 + 4, DIGESTS).is_ok());
+        assert_eq!(told(command(0, 0, 72, DIGESTS)), field(PduField::FLAGS));
+        assert_eq!(told(command(1, 0, 76, Digests::NONE)), field(PduField::FLAGS));
+        assert_eq!(told(command(1, 76, 76 + 512, DIGESTS)), field(PduField::FLAGS));
+        assert_eq!(told(command(2, 72, 72 + 512 + 4, Digests::NONE)), field(PduField::FLAGS));
+        // A data digest flag without data means nothing; there is no digest either.
+        let no_data = command(3, 0, 76, DIGESTS).unwrap().layout();
+        assert_eq!((no_data.data_bytes, no_data.data_digest_bytes, no_data.total_bytes()), (0, 0, 76));
+        // Initialisation and termination never have digests, whatever was agreed.
+        assert!(decode([2, 0, 24, 0], 24 + 72, &rules(Role::Controller, DIGESTS, 0)).is_ok());
+        assert_eq!(told(decode([2, 1, 24, 0], 28, &rules(Role::Controller, DIGESTS, 0))), field(PduField::FLAGS));
+    }
+
+    #[test]
+    fn data_begins_after_the_header_and_aligned() {
+        let at = |pdo, alignment| {
+            decode([7, 0, 24, pdo], u32::from(pdo) + 512, &rules(Role::Host, Digests::NONE, alignment))
+        };
+        assert!(at(24, 0).is_ok());
+        assert_eq!(at(28, 0).unwrap().layout().padding_bytes, 4);
+        assert_eq!(at(128, 31).unwrap().layout().padding_bytes, 104);
+        for (pdo, alignment) in [(20, 0), (0, 0), (26, 0), (24, 31), (148, 0), (255, 0), (24, 3)] {
+            assert_eq!(told(at(pdo, alignment)), field(PduField::PDO), "{pdo} {alignment}");
+        }
+    }
+
+    #[test]
+    fn lengths_stay_within_the_limits() {
+        let command = |plen| decode([4, 0, 72, 72], plen, &rules(Role::Controller, Digests::NONE, 0));
+        assert_eq!(command(72 + 8192).unwrap().layout().data_bytes, 8192);
+        for plen in [0, 8, 71, 72 + 8193, u32::MAX] {
+            assert_eq!(told(command(plen)), field(PduField::PLEN), "{plen}");
+        }
+        let data = |plen| decode([6, 3, 24, 28], plen, &rules(Role::Controller, DIGESTS, 0));
+        assert_eq!(data(28 + 65536 + 4).unwrap().layout().data_bytes, 65536);
+        // 28 bytes are a PDU without data; 29 to 32 would leave none besides the digest.
+        for plen in [0, 27, 29, 32, 28 + 65537 + 4, u32::MAX] {
+            assert_eq!(told(data(plen)), field(PduField::PLEN), "{plen}");
+        }
+        let term = |plen| decode([3, 0, 24, 0], plen, &rules(Role::Host, Digests::NONE, 0));
+        assert_eq!(term(152).unwrap().layout().data_bytes, 128);
+        for plen in [23, 153, u32::MAX] {
+            assert_eq!(told(term(plen)), field(PduField::PLEN), "{plen}");
+        }
+        let response = |plen| decode([5, 1, 24, 0], plen, &rules(Role::Host, DIGESTS, 0));
+        assert!(response(28).is_ok());
+        for plen in [24, 32] {
+            assert_eq!(told(response(plen)), field(PduField::PLEN), "{plen}");
+        }
+        let request = |plen| decode([0, 0, 128, 0], plen, &PduRules::initial(Role::Controller));
+        assert!(request(128).is_ok());
+        assert_eq!(told(request(152)), field(PduField::PLEN));
+    }
+}

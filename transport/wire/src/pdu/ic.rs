@@ -114,3 +114,38 @@ fn decode(bytes: &[u8], alignment_name: &'static str) -> Result<(u16, DataAlignm
     })?;
     Ok((pfv, alignment, Digests::from_wire(get_u8::<11, _>(header)), get_u32::<12, _>(header)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changed(at: usize, value: u8) -> [u8; MAX_HEADER_BYTES] {
+        let response =
+            IcResp { pfv: PFV_1_0, cpda: DataAlignment::NONE, digests: Digests::NONE, maxh2cdata: MIN_MAXH2CDATA };
+        let mut out = [0; MAX_HEADER_BYTES];
+        assert_eq!(response.encode(&mut out), IC_LEN);
+        out[at] = value;
+        out
+    }
+
+    #[test]
+    fn parameters_out_of_range_are_refused_by_name() {
+        for (at, value, fes, fei) in
+            [(8, 1, 0x06, 8), (9, 1, 0x06, 8), (10, 32, 0x01, 10), (12, 1, 0x01, 12), (13, 15, 0x01, 12)]
+        {
+            let refused = IcResp::decode(&changed(at, value)).expect_err("must be refused");
+            assert_eq!((refused.fes().to_wire(), refused.fei()), (fes, fei), "byte {at} = {value}");
+        }
+        // The host's MAXR2T may be anything.
+        assert_eq!(IcReq::decode(&changed(12, 255)).map(|request| request.maxr2t), Ok(0x1000 + 256));
+        assert_eq!(IcReq::decode(&changed(10, 32)).map_err(|e| e.fei()), Err(10));
+        assert!(matches!(IcReq::decode(&[0; 127]), Err(PduError::HeaderTruncated { needed: 128, available: 127 })));
+    }
+
+    #[test]
+    fn reserved_bits_are_ignored() {
+        let response = IcResp::decode(&changed(11, 0xFE)).unwrap();
+        assert_eq!(response.digests, Digests { header: false, data: true });
+        assert_eq!(IcResp::decode(&changed(127, 0xFF)), IcResp::decode(&changed(127, 0)));
+    }
+}

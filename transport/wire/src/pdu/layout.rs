@@ -29,7 +29,7 @@ impl PduLayout {
         let mut layout = Self { header_bytes, header_digest_bytes, padding_bytes: 0, data_bytes, data_digest_bytes: 0 };
         if data_bytes > 0 && pdu_type.has_digests() {
             let before = u32::from(header_bytes) + u32::from(header_digest_bytes);
-            // The largest PDO is that of a command capsule at alignment 128: 128 bytes.
+            // Less than an alignment, which is at most 128.
             layout.padding_bytes = (before.next_multiple_of(framing.alignment.bytes()) - before) as u8;
             layout.data_digest_bytes = if digests.data { DIGEST_LEN as u8 } else { 0 };
         }
@@ -105,5 +105,27 @@ impl PduLayout {
         let digest = rest.first_chunk::<DIGEST_LEN>().ok_or(too_few)?;
         let (received, computed) = (u32::from_le_bytes(*digest), crc32c(header));
         if received == computed { Ok(()) } else { Err(PduError::HeaderDigest { received, computed }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{DataAlignment, Digests};
+    use super::*;
+
+    #[test]
+    fn no_alignment_leads_beyond_the_longest_header() {
+        let mut longest = 0;
+        for pda in 0..=DataAlignment::MAX.to_wire() {
+            let alignment = DataAlignment::from_wire(pda).unwrap();
+            for pdu_type in [PduType::CapsuleCmd, PduType::H2cData, PduType::C2hData] {
+                for digests in [Digests::NONE, Digests::BOTH] {
+                    let layout = PduLayout::to_send(pdu_type, 512, &Framing { digests, alignment });
+                    assert!(layout.data_offset().is_multiple_of(alignment.bytes() as usize), "{pdu_type:?} {pda}");
+                    longest = longest.max(layout.data_offset());
+                }
+            }
+        }
+        assert_eq!(longest, MAX_HEADER_BYTES);
     }
 }

@@ -46,8 +46,9 @@ pub const TERM_REQ_LEN: usize = 24;
 pub const TERM_REQ_MAX_DATA_LEN: usize = 128;
 /// The longest termination request.
 pub const TERM_REQ_MAX_LEN: usize = TERM_REQ_LEN + TERM_REQ_MAX_DATA_LEN;
-/// The most bytes that come before a PDU's data: header, header digest and padding.
-pub const MAX_HEADER_BYTES: usize = 128;
+/// The most bytes that come before a PDU's data: header, header digest and padding. (It is a command capsule
+/// whose 76 bytes are padded to a multiple of 72.)
+pub const MAX_HEADER_BYTES: usize = 144;
 
 /// A PDU's whole header, decoded. Its data, if it has any, comes after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
