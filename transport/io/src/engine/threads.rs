@@ -59,9 +59,13 @@ pub struct ThreadsEngine {
     in_flight: usize,
 }
 
+/// What a thread does with a request; the second argument is the most bytes per call.
+type Run = fn(&IoRequest, usize) -> io::Result<usize>;
+
 #[derive(Debug)]
 struct Shared {
     config: ThreadsConfig,
+    run: Run,
     state: Mutex<State>,
     /// Idle threads wait here for a ticket.
     work: Condvar,
@@ -84,7 +88,9 @@ struct State {
     lane_of: HashMap<usize, usize>,
     /// Lanes with waiting requests, in the order of their turns.
     turns: VecDeque<usize>,
-    waiting: usize,
+    /// Requests that may begin and that no thread has taken yet, with their lanes.
+    assigned: VecDeque<(usize, IoRequest)>,
+    /// Requests that are assigned or being done.
     running: usize,
     /// Threads that are there.
     threads: usize,
@@ -123,7 +129,6 @@ impl State {
             self.turns.push_back(lane);
         }
         self.lanes[lane].waiting.push_back(request);
-        self.waiting += 1;
     }
 
     /// The place in the turns of the first lane that may have another thread.
@@ -143,7 +148,6 @@ impl State {
         }
         self.lanes[lane].running += 1;
         self.running += 1;
-        self.waiting -= 1;
         Some((lane, request))
     }
 
@@ -171,32 +175,35 @@ impl Shared {
         }
     }
 
-    /// Finds a thread for a request that was just enqueued: an idle one, or a new one.
+    /// Assigns what may begin, and sees that there are threads for it: idle ones, or new ones.
     fn staff(self: &Arc<Self>, state: &mut State) {
-        if state.looking >= state.waiting || state.startable(&self.config).is_none() {
-            return;
-        }
-        if state.idle > 0 {
-            state.idle -= 1;
-            state.looking += 1;
-            state.calls += 1;
-            self.work.notify_one();
-            return;
-        }
-        let shared = Arc::clone(self);
-        match std::thread::Builder::new().name("nvferry-io".into()).spawn(move || shared.work()) {
-            Ok(_) => {
-                state.threads += 1;
-                state.looking += 1;
+        while let Some(job) = state.take(&self.config) {
+            state.assigned.push_back(job);
+            if state.looking >= state.assigned.len() {
+                continue;
             }
-            Err(error) if state.threads == 0 => self.fail_waiting(state, &error),
-            // The threads that there are will come to it.
-            Err(_) => {}
+            if state.idle > 0 {
+                state.idle -= 1;
+                state.looking += 1;
+                state.calls += 1;
+                self.work.notify_one();
+                continue;
+            }
+            let shared = Arc::clone(self);
+            match std::thread::Builder::new().name("nvferry-io".into()).spawn(move || shared.work()) {
+                Ok(_) => {
+                    state.threads += 1;
+                    state.looking += 1;
+                }
+                Err(error) if state.threads == 0 => self.fail_assigned(state, &error),
+                // The threads that there are will come to it.
+                Err(_) => {}
+            }
         }
     }
 
-    fn fail_waiting(&self, state: &mut State, error: &io::Error) {
-        while let Some((lane, request)) = state.take(&self.config) {
+    fn fail_assigned(&self, state: &mut State, error: &io::Error) {
+        while let Some((lane, request)) = state.assigned.pop_front() {
             state.finish(lane, key_of(&request.file));
             let result = Err(io::Error::new(error.kind(), format!("cannot start an I/O thread: {error}")));
             self.push_ended(state, IoCompletion { token: request.token, result, buf: request.buf });
@@ -208,22 +215,26 @@ impl Shared {
         let mut state = self.lock();
         loop {
             state.looking -= 1;
-            while let Some((lane, request)) = state.take(&self.config) {
+            while let Some((lane, request)) = state.assigned.pop_front().or_else(|| state.take(&self.config)) {
                 drop(state);
-                let result = blocking::run(&request, self.config.max_bytes_per_call);
+                let result = (self.run)(&request, self.config.max_bytes_per_call);
                 let IoRequest { token, file, buf, .. } = request;
+                let key = key_of(&file);
+                // If it is the last to hold the file this closes it, which may take time. Should another file get the
+                // same key before the lane knows, the two share a lane, which is harmless.
+                drop(file);
+                let completion = IoCompletion { token, result, buf };
                 state = self.lock();
-                state.finish(lane, key_of(&file));
                 if state.closing {
+                    // Whoever waits for the end wants the memory back, too.
+                    drop(state);
+                    drop(completion);
+                    state = self.lock();
+                    state.finish(lane, key);
                     self.quiet.notify_all();
                 } else {
-                    self.push_ended(&mut state, IoCompletion { token, result, buf });
-                }
-                if Arc::strong_count(&file) == 1 {
-                    // Closing may take time.
-                    drop(state);
-                    drop(file);
-                    state = self.lock();
+                    state.finish(lane, key);
+                    self.push_ended(&mut state, completion);
                 }
             }
             state.idle += 1;
@@ -246,9 +257,14 @@ impl ThreadsEngine {
     /// # Errors
     /// When no descriptor is left.
     pub fn new(config: ThreadsConfig) -> io::Result<Self> {
+        Self::with_run(config, blocking::run)
+    }
+
+    fn with_run(config: ThreadsConfig, run: Run) -> io::Result<Self> {
         Ok(Self {
             shared: Arc::new(Shared {
                 config,
+                run,
                 state: Mutex::new(State::default()),
                 work: Condvar::new(),
                 quiet: Condvar::new(),
@@ -296,8 +312,8 @@ impl IoEngine for ThreadsEngine {
         let mut state = self.shared.lock();
         for request in self.staged.drain(..) {
             state.enqueue(request);
-            self.shared.staff(&mut state);
         }
+        self.shared.staff(&mut state);
         Ok(())
     }
 
@@ -333,15 +349,113 @@ impl Drop for ThreadsEngine {
         state.closing = true;
         self.shared.work.notify_all();
         // What no thread has begun never begins.
-        let waiting: Vec<IoRequest> = state.lanes.iter_mut().flat_map(|lane| lane.waiting.drain(..)).collect();
-        state.waiting = 0;
+        let assigned = std::mem::take(&mut state.assigned);
+        state.running -= assigned.len();
         state.turns.clear();
+        let waiting: Vec<IoRequest> = state.lanes.iter_mut().flat_map(|lane| lane.waiting.drain(..)).collect();
         let quiet = self.shared.quiet.wait_timeout_while(state, DROP_WAIT, |state| state.running > 0);
-        let state = quiet.unwrap_or_else(PoisonError::into_inner).0;
+        let mut state = quiet.unwrap_or_else(PoisonError::into_inner).0;
+        // Threads that have yet to notice the end keep the shared part alive; no request's memory shall wait for them.
+        let ended = std::mem::take(&mut state.ended);
         if state.running > 0 {
             tracing::warn!(operations = state.running, "left behind: file operations that did not end");
         }
         drop(state);
-        drop(waiting);
+        drop((assigned, waiting, ended));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{IoBuf, IoKind};
+    use std::collections::HashSet;
+    use std::time::Instant;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    fn file(name: &str) -> Arc<IoFile> {
+        Arc::new(IoFile::in_memory(name, 4096).unwrap())
+    }
+
+    fn request(token: u64, file: &Arc<IoFile>) -> IoRequest {
+        IoRequest { token, file: Arc::clone(file), kind: IoKind::SyncData, offset: 0, buf: IoBuf::None }
+    }
+
+    fn finish(engine: &mut ThreadsEngine, count: usize) -> Vec<u64> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut done = Vec::new();
+        engine.flush().unwrap();
+        while done.len() < count {
+            assert!(Instant::now() < deadline, "{} of {count} ended", done.len());
+            engine.wait(Some(PATIENCE)).unwrap();
+            engine.reap(&mut done);
+        }
+        done.into_iter().map(|done| done.token).collect()
+    }
+
+    /// A file of the name "stalled" does nothing until the gate opens.
+    static GATE: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
+
+    fn stall(request: &IoRequest, _: usize) -> io::Result<usize> {
+        if request.file.path().to_string_lossy().starts_with("stalled") {
+            let open = GATE.0.lock().unwrap();
+            let _open = GATE.1.wait_timeout_while(open, PATIENCE, |open| !*open).unwrap();
+        }
+        Ok(0)
+    }
+
+    #[test]
+    fn p07_stalled_files_take_no_thread_from_others() {
+        let config = ThreadsConfig { max_threads: 4, max_threads_per_file: 2, ..ThreadsConfig::with_capacity(1000) };
+        let mut engine = ThreadsEngine::with_run(config, stall).unwrap();
+        // More stalled files than threads, each with more to do than it may have threads.
+        let stalled: Vec<_> = (0..6).map(|n| file(&format!("stalled {n}"))).collect();
+        for (token, file) in (0..60).zip(stalled.iter().cycle()) {
+            engine.submit(request(token, file)).expect("has room");
+        }
+        engine.flush().unwrap();
+        let well = file("well");
+        for token in 1000..1100 {
+            engine.submit(request(token, &well)).expect("has room");
+        }
+        let ended: HashSet<u64> = finish(&mut engine, 100).into_iter().collect();
+        assert_eq!(ended, (1000..1100).collect(), "only the other file's operations can have ended");
+        assert!(engine.threads() <= 4 + 7, "{} threads", engine.threads());
+        *GATE.0.lock().unwrap() = true;
+        GATE.1.notify_all();
+        assert_eq!(finish(&mut engine, 60).into_iter().collect::<HashSet<_>>(), (0..60).collect());
+        assert_eq!(engine.in_flight(), 0);
+    }
+
+    #[test]
+    fn threads_start_on_demand_stay_bounded_and_end_when_idle() {
+        let config =
+            ThreadsConfig { max_threads: 3, idle: Duration::from_millis(1), ..ThreadsConfig::with_capacity(500) };
+        let mut engine = ThreadsEngine::new(config).unwrap();
+        assert_eq!(engine.threads(), 0);
+        let file = file("one");
+        for round in 0..20 {
+            for token in 0..500 {
+                engine.submit(request(token, &file)).expect("has room");
+            }
+            engine.flush().unwrap();
+            assert!(engine.threads() <= 3, "round {round}: {} threads for one file", engine.threads());
+            assert_eq!(finish(&mut engine, 500).len(), 500);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        while engine.threads() > 0 {
+            assert!(Instant::now() < deadline, "idle threads stay");
+            std::thread::yield_now();
+        }
+        assert_eq!(finish_one(&mut engine, &file), 9);
+        let state = engine.shared.lock();
+        assert!(state.lane_of.is_empty() && state.turns.is_empty() && state.running == 0);
+        assert_eq!(state.free_lanes.len(), state.lanes.len(), "a lane leaked");
+    }
+
+    fn finish_one(engine: &mut ThreadsEngine, file: &Arc<IoFile>) -> u64 {
+        engine.submit(request(9, file)).expect("has room");
+        finish(engine, 1)[0]
     }
 }

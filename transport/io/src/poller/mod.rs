@@ -63,6 +63,12 @@ pub struct Events {
     filled: usize,
 }
 
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
 impl Events {
     /// Room for `capacity` events a wait; more come with the next.
     #[must_use]
