@@ -289,3 +289,86 @@ impl std::fmt::Debug for MemSlice {
         write!(f, "MemSlice({}..{})", self.offset, self.offset + self.len)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn aligned_buffers_are_aligned_zeroed_and_as_long_as_asked() {
+        for (len, align) in [(0, 1), (1, 512), (4096, 4096), (12_345, 4096), (65_536, 65_536), (10, 3)] {
+            let mut buffer = AlignedBuf::zeroed(len, align);
+            assert_eq!(buffer.len(), len);
+            assert!((buffer.as_ptr() as usize).is_multiple_of(align.next_power_of_two()));
+            assert!(buffer.iter().all(|&byte| byte == 0));
+            buffer.fill(7);
+            assert!(buffer.iter().all(|&byte| byte == 7));
+        }
+    }
+
+    #[test]
+    fn the_caller_sees_its_bytes_only_while_nothing_is_leased() {
+        let mut memory = RegisteredMemory::from(vec![1_u8; 100]);
+        memory.bytes().unwrap()[10] = 5;
+        let slice = memory.lease(10..20).unwrap();
+        let part = slice.slice(0..1);
+        assert_eq!(memory.bytes(), Err(MemoryError::Leased));
+        drop(slice);
+        assert!(memory.is_leased());
+        assert_eq!(part.to_vec(), [5]);
+        part.copy_from(0, &[6]);
+        drop(part);
+        assert_eq!(memory.bytes().unwrap()[10], 6);
+    }
+
+    #[test]
+    fn ranges_outside_are_refused() {
+        let memory = RegisteredMemory::allocate(4096);
+        assert!(memory.lease(0..4096).is_ok() && memory.lease(4096..4096).is_ok());
+        for range in [0..4097, 4097..4097, Range { start: 2, end: 1 }, usize::MAX..usize::MAX] {
+            let refused = memory.lease(range.clone());
+            assert!(matches!(refused, Err(MemoryError::OutOfRange { len: 4096, .. })), "{range:?}");
+        }
+        assert_eq!(memory.address() % PAGE_BYTES, 0);
+    }
+
+    #[test]
+    fn a_slice_outlives_its_memory() {
+        let memory = RegisteredMemory::from(vec![3_u8; 10]);
+        let slice = memory.lease(2..8).unwrap();
+        drop(memory);
+        slice.copy_from(1, &[9, 9]);
+        let mut out = [0; 4];
+        slice.copy_to(0, &mut out);
+        assert_eq!(out, [3, 9, 9, 3]);
+    }
+
+    #[test]
+    fn threads_may_race_for_the_same_bytes() {
+        let memory = RegisteredMemory::allocate(256);
+        std::thread::scope(|scope| {
+            for value in [1_u8, 2] {
+                let slice = memory.lease(0..256).unwrap();
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        slice.copy_from(0, &[value; 256]);
+                        assert_eq!(slice.to_vec().len(), 256);
+                    }
+                });
+            }
+        });
+        assert!(memory.lease(0..256).unwrap().to_vec().iter().all(|byte| [1, 2].contains(byte)));
+    }
+
+    #[test]
+    #[should_panic(expected = "do not fit")]
+    fn copying_beyond_a_slice_panics() {
+        RegisteredMemory::allocate(8).lease(0..4).unwrap().copy_from(2, &[0; 3]);
+    }
+
+    #[test]
+    #[should_panic(expected = "is outside")]
+    fn slicing_beyond_a_slice_panics() {
+        let _ = RegisteredMemory::allocate(8).lease(0..4).unwrap().slice(0..5);
+    }
+}

@@ -204,3 +204,87 @@ impl std::fmt::Debug for PoolBuf {
         write!(f, "PoolBuf({} bytes)", self.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(max_bytes: usize, max_idle_bytes: usize) -> BufferPool {
+        BufferPool::new(PoolConfig { first_bytes: 4096, tiers: 3, multiple: 4, max_bytes, max_idle_bytes })
+    }
+
+    fn stats(in_use_bytes: usize, free_bytes: usize, peak_bytes: usize) -> PoolStats {
+        PoolStats { in_use_bytes, free_bytes, peak_bytes }
+    }
+
+    #[test]
+    fn a_buffer_has_the_smallest_size_that_fits_and_is_page_aligned() {
+        let pool = pool(1 << 20, 1 << 20);
+        assert_eq!(pool.largest_bytes(), 65_536);
+        for (asked, size) in [(0, 4096), (1, 4096), (4096, 4096), (4097, 16_384), (16_385, 65_536), (65_536, 65_536)] {
+            let mut buffer = pool.get(asked).unwrap();
+            assert_eq!(buffer.len(), size, "{asked}");
+            assert_eq!(buffer.as_ptr() as usize % PAGE_BYTES, 0);
+            buffer.fill(1);
+        }
+        assert!(pool.get(65_537).is_none());
+    }
+
+    #[test]
+    fn at_the_limit_it_gives_nothing_until_something_comes_back() {
+        let pool = pool(3 * 4096, 3 * 4096);
+        let held: Vec<_> = (0..3).map(|_| pool.get(1).unwrap()).collect();
+        assert!(pool.get(1).is_none());
+        assert_eq!(pool.stats(), stats(12_288, 0, 12_288));
+        drop(held);
+        assert_eq!(pool.stats(), stats(0, 12_288, 12_288));
+        assert!(pool.get(1).is_some());
+        assert!(pool.get(4097).is_none(), "a size beyond the whole limit");
+    }
+
+    #[test]
+    fn buffers_are_used_again() {
+        let pool = pool(1 << 20, 1 << 20);
+        let first = pool.get(5000).unwrap().as_ptr();
+        assert_eq!(pool.get(6000).unwrap().as_ptr(), first);
+    }
+
+    #[test]
+    fn idle_buffers_of_one_size_make_room_for_another() {
+        let pool = pool(65_536, 65_536);
+        drop((0..4).map(|_| pool.get(16_384).unwrap()).collect::<Vec<_>>());
+        assert_eq!(pool.stats(), stats(0, 65_536, 65_536));
+        let _large = pool.get(65_536).unwrap();
+        assert_eq!(pool.stats(), stats(65_536, 0, 65_536));
+    }
+
+    #[test]
+    fn no_more_stays_idle_than_allowed_and_trimming_frees_all() {
+        let pool = pool(1 << 20, 2 * 4096);
+        drop((0..5).map(|_| pool.get(1).unwrap()).collect::<Vec<_>>());
+        assert_eq!(pool.stats(), stats(0, 8192, 20_480));
+        assert_eq!(pool.trim(), 8192);
+        assert_eq!(pool.trim(), 0);
+        assert_eq!(pool.stats(), stats(0, 0, 20_480));
+    }
+
+    #[test]
+    fn buffers_come_back_from_other_threads_and_after_the_pool() {
+        let pool = pool(1 << 20, 1 << 20);
+        let buffer = pool.get(1).unwrap();
+        let last = pool.get(1).unwrap();
+        std::thread::spawn(move || drop(buffer)).join().unwrap();
+        assert_eq!(pool.stats(), stats(4096, 4096, 8192));
+        drop(pool);
+        assert_eq!(last.len(), 4096);
+    }
+
+    #[test]
+    fn odd_sizes_are_made_good() {
+        let config = PoolConfig { first_bytes: 1, tiers: 0, multiple: 0, max_bytes: 8192, max_idle_bytes: 0 };
+        let pool = BufferPool::new(config);
+        assert_eq!(pool.largest_bytes(), 4096);
+        let huge = PoolConfig { first_bytes: 1 << 62, tiers: 9, multiple: 1 << 40, max_bytes: 8192, max_idle_bytes: 0 };
+        assert!(BufferPool::new(huge).get(1).is_none());
+    }
+}

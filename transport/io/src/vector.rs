@@ -178,3 +178,67 @@ impl<'a> Scatter<'a> {
         self.pieces
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::RegisteredMemory;
+
+    #[test]
+    fn gathering_copies_the_pieces_in_order_up_to_the_limit() {
+        let memory = RegisteredMemory::from((10..20_u8).collect::<Vec<_>>());
+        let leased = memory.lease(2..8).unwrap();
+        let mut pieces = IoVecs::new();
+        let mut gather = pieces.gather();
+        gather.push(&[1, 2, 3]);
+        gather.push(&[]);
+        gather.push_leased(&leased, 4);
+        assert_eq!(gather.bytes(), 5);
+        assert_eq!(gather.as_iovecs().len(), 2);
+        let whole = [1, 2, 3, 16, 17];
+        for limit in 0..8 {
+            let mut to = vec![99];
+            assert_eq!(gather.copy_to(&mut to, limit), limit.min(5));
+            assert_eq!(to[1..], whole[..limit.min(5)]);
+        }
+    }
+
+    #[test]
+    fn scattering_fills_the_pieces_in_order() {
+        let mut memory = RegisteredMemory::allocate(8);
+        let leased = memory.lease(0..6).unwrap();
+        let mut plain = [0_u8; 3];
+        let mut pieces = IoVecs::new();
+        let mut scatter = pieces.scatter();
+        scatter.push(&mut plain);
+        scatter.push_leased(&leased, 1);
+        assert_eq!(scatter.bytes(), 8);
+        assert_eq!(scatter.copy_from(&[1, 2, 3, 4, 5]), 5);
+        drop(leased);
+        assert_eq!(plain, [1, 2, 3]);
+        assert_eq!(memory.bytes().unwrap(), [0, 4, 5, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn more_than_fits_is_left() {
+        let mut plain = [0_u8; 2];
+        let mut pieces = IoVecs::new();
+        let mut scatter = pieces.scatter();
+        scatter.push(&mut plain);
+        assert_eq!(scatter.copy_from(&[1, 2, 3]), 2);
+        assert_eq!(plain, [1, 2]);
+    }
+
+    #[test]
+    fn scratch_is_empty_again_for_each_list() {
+        let mut pieces = IoVecs::default();
+        let bytes = vec![1_u8; 4];
+        let mut gather = pieces.gather();
+        for _ in 0..MAX_PIECES {
+            assert!(gather.has_room());
+            gather.push(&bytes);
+        }
+        assert!(!gather.has_room());
+        assert_eq!(pieces.scatter().bytes(), 0);
+    }
+}

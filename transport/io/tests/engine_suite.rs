@@ -1,4 +1,5 @@
 //! One and the same suite for all engines and all kinds of files.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "the tests' bodies are plain functions")]
 #![allow(unsafe_code, reason = "memory of which a part cannot be accessed")]
 
 mod common;

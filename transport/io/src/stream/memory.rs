@@ -325,3 +325,186 @@ impl MemoryLink {
         self.with(|pipe| pipe.can_send())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vector::IoVecs;
+    use std::io::ErrorKind;
+
+    fn send(stream: &mut MemoryStream, bytes: &[u8]) -> io::Result<usize> {
+        let mut pieces = IoVecs::new();
+        let mut list = pieces.gather();
+        // In two pieces, as real senders have several.
+        let (head, tail) = bytes.split_at(bytes.len() / 2);
+        list.push(head);
+        list.push(tail);
+        stream.send(&list)
+    }
+
+    fn recv(stream: &mut MemoryStream, len: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        let mut pieces = IoVecs::new();
+        let mut list = pieces.scatter();
+        let (head, tail) = bytes.split_at_mut(len / 2);
+        list.push(head);
+        list.push(tail);
+        let n = stream.recv(&mut list)?;
+        bytes.truncate(n);
+        Ok(bytes)
+    }
+
+    fn would_block<T: std::fmt::Debug>(result: &io::Result<T>) -> bool {
+        result.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+    }
+
+    fn kind<T: std::fmt::Debug>(result: io::Result<T>) -> ErrorKind {
+        result.expect_err("must fail").kind()
+    }
+
+    #[test]
+    fn bytes_arrive_in_order_and_capacity_pushes_back() {
+        let (mut a, mut b) = memory_pair(10);
+        assert!(a.writable() && !b.readable());
+        assert!(would_block(&recv(&mut b, 4)));
+        assert_eq!(send(&mut a, &[1, 2, 3, 4, 5, 6]).unwrap(), 6);
+        assert_eq!(send(&mut a, &[7, 8, 9, 10, 11, 12]).unwrap(), 4);
+        assert!(would_block(&send(&mut a, &[11])));
+        assert!(!a.writable() && b.readable());
+        assert_eq!(recv(&mut b, 4).unwrap(), [1, 2, 3, 4]);
+        assert!(a.writable());
+        assert_eq!(send(&mut a, &[11, 12]).unwrap(), 2);
+        assert_eq!(recv(&mut b, 100).unwrap(), [5, 6, 7, 8, 9, 10, 11, 12]);
+        assert!(would_block(&recv(&mut b, 1)));
+        assert_eq!(send(&mut b, &[42]).unwrap(), 1);
+        assert_eq!(recv(&mut a, 9).unwrap(), [42]);
+        assert_eq!((a.outgoing().sent_bytes(), b.incoming().received_bytes()), (12, 12));
+    }
+
+    #[test]
+    fn a_long_stream_through_a_small_buffer_stays_whole() {
+        let (mut a, mut b) = memory_pair(7);
+        a.outgoing().set_max_bytes_per_call(3);
+        let sent: Vec<u8> = (0..1000_u32).map(|n| n as u8).collect();
+        let (mut at, mut got) = (0, Vec::new());
+        while got.len() < sent.len() {
+            if at < sent.len() {
+                match send(&mut a, &sent[at..]) {
+                    Ok(n) => {
+                        assert!((1..=3).contains(&n));
+                        at += n;
+                    }
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+                }
+            }
+            if at % 2 == 0 || !a.writable() || at == sent.len() {
+                let part = recv(&mut b, 2).unwrap();
+                assert!((1..=2).contains(&part.len()));
+                got.extend(part);
+            }
+        }
+        assert_eq!(got, sent);
+    }
+
+    #[test]
+    fn the_bit_that_was_asked_for_is_flipped_and_no_other() {
+        let (mut a, mut b) = memory_pair(100);
+        a.outgoing().flip_bit(5, 0);
+        a.outgoing().flip_bit(8, 7);
+        assert_eq!(send(&mut a, &[0; 6]).unwrap(), 6);
+        assert_eq!(send(&mut a, &[0; 6]).unwrap(), 6);
+        assert_eq!(recv(&mut b, 100).unwrap(), [0, 0, 0, 0, 0, 1, 0, 0, 128, 0, 0, 0]);
+    }
+
+    #[test]
+    fn closing_lets_what_was_sent_arrive() {
+        let (mut a, mut b) = memory_pair(100);
+        send(&mut a, &[1, 2]).unwrap();
+        send(&mut b, &[3]).unwrap();
+        drop(a);
+        assert_eq!(recv(&mut b, 9).unwrap(), [1, 2]);
+        assert_eq!(recv(&mut b, 9).unwrap(), []);
+        assert!(b.readable() && b.writable(), "both would tell the end");
+        assert_eq!(kind(send(&mut b, &[4])), ErrorKind::BrokenPipe);
+
+        let (mut a, mut b) = memory_pair(100);
+        a.close_send();
+        assert_eq!(kind(send(&mut a, &[1])), ErrorKind::BrokenPipe);
+        assert_eq!(recv(&mut b, 1).unwrap(), []);
+        assert_eq!(send(&mut b, &[5]).unwrap(), 1);
+        assert_eq!(recv(&mut a, 1).unwrap(), [5]);
+    }
+
+    #[test]
+    fn a_cut_comes_at_its_byte() {
+        for at in 0..=6 {
+            let (mut a, mut b) = memory_pair(100);
+            a.outgoing().cut_at(at, Cut::Close);
+            let mut sent = 0;
+            let end = loop {
+                match send(&mut a, &[1, 2, 3, 4, 5, 6, 7][sent..]) {
+                    Ok(n) => sent += n,
+                    Err(error) => break error.kind(),
+                }
+            };
+            assert_eq!((sent as u64, end), (at, ErrorKind::BrokenPipe));
+            assert_eq!(recv(&mut b, 9).unwrap(), [1, 2, 3, 4, 5, 6][..at as usize]);
+            assert_eq!(recv(&mut b, 9).unwrap(), []);
+            assert_eq!(recv(&mut a, 9).unwrap(), []);
+            assert_eq!(kind(send(&mut b, &[1])), ErrorKind::BrokenPipe);
+        }
+    }
+
+    #[test]
+    fn a_reset_loses_what_is_under_way_on_both_sides() {
+        let (mut a, mut b) = memory_pair(100);
+        send(&mut a, &[1]).unwrap();
+        send(&mut b, &[2]).unwrap();
+        a.outgoing().cut(Cut::Reset);
+        for stream in [&mut a, &mut b] {
+            assert!(stream.readable() && stream.writable());
+            assert_eq!(kind(recv(stream, 1)), ErrorKind::ConnectionReset);
+            assert_eq!(kind(send(stream, &[1])), ErrorKind::ConnectionReset);
+        }
+    }
+
+    #[test]
+    fn silence_swallows_without_a_word() {
+        let (mut a, mut b) = memory_pair(4);
+        a.outgoing().cut_at(2, Cut::Silence);
+        assert_eq!(send(&mut a, &[1, 2, 3]).unwrap(), 2);
+        for _ in 0..10 {
+            assert_eq!(send(&mut a, &[9, 9, 9]).unwrap(), 3);
+        }
+        assert_eq!(recv(&mut b, 9).unwrap(), [1, 2]);
+        assert!(would_block(&recv(&mut b, 9)));
+        // The other direction lives.
+        assert_eq!(send(&mut b, &[7]).unwrap(), 1);
+        assert_eq!(recv(&mut a, 9).unwrap(), [7]);
+    }
+
+    #[test]
+    fn what_is_held_arrives_when_delivered() {
+        let (mut a, mut b) = memory_pair(100);
+        send(&mut a, &[1]).unwrap();
+        let link = a.outgoing();
+        link.hold();
+        send(&mut a, &[2, 3, 4]).unwrap();
+        assert_eq!(link.held_bytes(), 3);
+        assert_eq!(recv(&mut b, 9).unwrap(), [1]);
+        assert!(would_block(&recv(&mut b, 9)) && !link.can_recv());
+        assert_eq!(link.deliver(2), 2);
+        assert!(link.can_recv());
+        assert_eq!(recv(&mut b, 9).unwrap(), [2, 3]);
+        assert_eq!(link.deliver(9), 1);
+        assert_eq!(link.deliver(9), 0);
+        send(&mut a, &[5]).unwrap();
+        drop(a);
+        assert_eq!(recv(&mut b, 9).unwrap(), [4]);
+        assert!(would_block(&recv(&mut b, 9)), "the end comes after what is held");
+        link.release();
+        assert_eq!(recv(&mut b, 9).unwrap(), [5]);
+        assert_eq!(recv(&mut b, 9).unwrap(), []);
+        assert_eq!(link.deliver(1), 0);
+    }
+}

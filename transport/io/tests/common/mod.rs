@@ -1,4 +1,5 @@
 //! What the tests of engines share: places for files, engines by name, and running requests to their end.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 use nvferry_io::engine::{
