@@ -44,6 +44,11 @@ pub trait Transport: Send + Sync {
     /// When there is no such file, or it did not drain in time (it is then gone all the same).
     fn unregister_file(&self, id: FileBufferId, deadline: Instant) -> Result<(), EngineError>;
 
+    /// Whether it could reach this segment. Several may be able to; the one that the segment's `protocol` names goes first.
+    fn serves(&self, segment: &SegmentDesc) -> bool {
+        segment.protocol == self.protocol()
+    }
+
     /// Writes into this engine's own segment what another engine needs to find it.
     fn describe(&self, segment: &mut SegmentDesc);
 
@@ -79,6 +84,11 @@ pub trait RemoteSegment: Send + Sync {
 
     /// Takes all slices out of the list and moves them. Never blocks: the engine's permits bound what is under way.
     fn submit(&self, slices: &mut Vec<Slice>);
+
+    /// Where the segment is reached, for people, such as a transport id. Asked after `attach` and `update` only.
+    fn target(&self) -> String {
+        String::new()
+    }
 
     /// Lets go of the target; what is under way ends by the deadline, with a status.
     fn close(&self, deadline: Instant);

@@ -1,0 +1,68 @@
+//! A point in time by which something must have ended.
+
+use std::time::{Duration, Instant};
+
+/// By when a call returns, or a request ends. Every wait in the engine has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(Instant);
+
+/// What stands for "no limit" where a duration overflows the clock.
+const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
+impl Deadline {
+    /// This long from now. Durations that the clock cannot hold count as a year.
+    #[must_use]
+    pub fn after(duration: Duration) -> Self {
+        let now = Instant::now();
+        Self(now.checked_add(duration).unwrap_or(now + A_YEAR))
+    }
+
+    /// At this instant.
+    #[must_use]
+    pub fn at(instant: Instant) -> Self {
+        Self(instant)
+    }
+
+    /// The instant.
+    #[must_use]
+    pub fn instant(self) -> Instant {
+        self.0
+    }
+
+    /// How long is left; zero when it has passed.
+    #[must_use]
+    pub fn remaining(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+
+    /// Whether it has passed.
+    #[must_use]
+    pub fn has_passed(self) -> bool {
+        self.remaining().is_zero()
+    }
+}
+
+impl From<Instant> for Deadline {
+    fn from(instant: Instant) -> Self {
+        Self(instant)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_duration_is_a_deadline_too() {
+        let deadline = Deadline::after(Duration::MAX);
+        assert!(!deadline.has_passed());
+        assert!(deadline.remaining() > Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn a_past_instant_has_passed() {
+        let deadline = Deadline::at(Instant::now());
+        assert!(deadline.has_passed());
+        assert_eq!(deadline.remaining(), Duration::ZERO);
+    }
+}
