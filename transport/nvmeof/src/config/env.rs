@@ -1,0 +1,69 @@
+//! The environment, read once.
+
+use super::text::{number, on_off};
+use super::{MAX_WORKERS, OptionsError};
+
+/// Whether Direct I/O is on.
+const DIRECT_IO: &str = "MC_NVMEOF_GENERIC_DIRECT_IO";
+/// How many workers are asked for.
+const NUM_WORKERS: &str = "MC_NVMEOF_GENERIC_NUM_WORKERS";
+
+/// What the environment says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Environment {
+    pub(super) direct: Option<bool>,
+    pub(super) workers: Option<usize>,
+}
+
+impl Environment {
+    /// Reads the process's environment.
+    ///
+    /// # Errors
+    /// A variable that cannot be understood.
+    pub fn read() -> Result<Self, OptionsError> {
+        Self::from_lookup(|name| std::env::var(name).ok())
+    }
+
+    /// Reads from what `lookup` knows. An empty variable counts as absent.
+    fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, OptionsError> {
+        let get = |name| lookup(name).filter(|value| !value.trim().is_empty());
+        let workers = |value: String| number(NUM_WORKERS, value.trim(), 1, MAX_WORKERS as u64, "a number from 1 to 64");
+        Ok(Self {
+            direct: get(DIRECT_IO).map(|value| on_off(DIRECT_IO, value.trim())).transpose()?,
+            workers: get(NUM_WORKERS).map(workers).transpose()?.map(|workers| workers as usize),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(direct: &str, workers: &str) -> Result<Environment, OptionsError> {
+        Environment::from_lookup(|name| match name {
+            DIRECT_IO => Some(direct.to_owned()),
+            NUM_WORKERS => Some(workers.to_owned()),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn words_mean_what_people_mean() {
+        for off in ["0", "off", "false", "no", "OFF", " No "] {
+            assert_eq!(read(off, "").unwrap().direct, Some(false), "{off}");
+        }
+        for on in ["1", "on", "true", "yes", "On"] {
+            assert_eq!(read(on, "").unwrap().direct, Some(true), "{on}");
+        }
+        assert_eq!(read("", "4").unwrap(), Environment { direct: None, workers: Some(4) });
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        let error = read("perhaps", "").unwrap_err().to_string();
+        assert!(error.contains("MC_NVMEOF_GENERIC_DIRECT_IO=perhaps"), "{error}");
+        for workers in ["0", "-1", "65", "many"] {
+            assert!(read("", workers).unwrap_err().to_string().contains("NUM_WORKERS"), "{workers}");
+        }
+    }
+}

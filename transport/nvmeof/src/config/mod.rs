@@ -1,0 +1,366 @@
+//! What can be set, and where it comes from: the caller's [`NvmeofOptions`] (flags) win over the text given to
+//! `install_transport` (keys), which wins over the environment, which wins over the defaults.
+//!
+//! Everything is parsed and checked here, once; the rest of the room sees only [`Settings`].
+
+mod env;
+mod text;
+
+pub use env::Environment;
+
+use nvferry_engine::EngineError;
+use nvferry_engine::error::ErrorKind;
+use nvferry_wire::pdu::Digests;
+use nvferry_wire::trid::TridError;
+use nvferry_wire::{HostId, Nqn, TransportId};
+use std::time::Duration;
+
+/// Worker threads asked for where nobody says otherwise.
+pub const DEFAULT_WORKERS: usize = 8;
+/// The most worker threads, and so the most I/O queue pairs to one target.
+pub const MAX_WORKERS: usize = 64;
+/// Commands under way on one queue pair where nobody says otherwise.
+pub const DEFAULT_QUEUE_DEPTH: u16 = 128;
+/// The deepest queue that can be asked for.
+pub const MAX_QUEUE_DEPTH: u16 = 1024;
+/// Keep-alive timeout where nobody says otherwise.
+pub const DEFAULT_KATO: Duration = Duration::from_secs(15);
+/// What a subsystem is called where nobody says otherwise: this and the server name.
+pub const SUBNQN_PREFIX: &str = "nqn.2016-06.io.mc:";
+
+/// How remote files are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum HostDriver {
+    /// What fits the target: `userspace` for tcp.
+    #[default]
+    Auto,
+    /// Our own NVMe/TCP host.
+    Userspace,
+    /// Opens the target's files directly; only where target and host are the same machine.
+    Local,
+}
+
+/// How local files are offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum TargetDriverKind {
+    /// Our own NVMe/TCP target.
+    #[default]
+    Userspace,
+}
+
+/// What is wrong with an option.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OptionsError {
+    /// A word without `=`.
+    #[error("transport options: {0:?} is not of the form key=value")]
+    NotKeyValue(String),
+    /// A key that does not exist.
+    #[error("transport options: unknown key {key:?}; the keys are {known}")]
+    UnknownKey {
+        /// As given.
+        key: String,
+        /// Those that exist.
+        known: String,
+    },
+    /// A key given twice.
+    #[error("transport options: {0} is given twice")]
+    Duplicate(&'static str),
+    /// A value that its option cannot have.
+    #[error("{option}={value}: must be {must_be}")]
+    Value {
+        /// The key or the environment variable.
+        option: &'static str,
+        /// As given.
+        value: String,
+        /// What would do.
+        must_be: &'static str,
+    },
+    /// The transport id within the text is wrong.
+    #[error(transparent)]
+    Trid(#[from] TridError),
+    /// No subsystem name can be made of the server name.
+    #[error("no subsystem name can be made of the server name {server_name:?} ({why}); give subnqn=")]
+    ServerName {
+        /// The engine's server name.
+        server_name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl From<OptionsError> for EngineError {
+    fn from(error: OptionsError) -> Self {
+        Self::new(ErrorKind::InvalidArgument, error.to_string())
+    }
+}
+
+/// What a caller sets; what it leaves out comes from the text, the environment or the defaults.
+///
+/// ```
+/// use nvferry_nvmeof::{HostDriver, NvmeofOptions};
+/// let options = NvmeofOptions::new().workers(2).queue_depth(64).host_driver(HostDriver::Userspace);
+/// let transport = nvferry_nvmeof::factory(options);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NvmeofOptions {
+    pub(crate) trid: Option<TransportId>,
+    pub(crate) host_driver: Option<HostDriver>,
+    pub(crate) target_driver: Option<TargetDriverKind>,
+    pub(crate) workers: Option<usize>,
+    pub(crate) queue_depth: Option<u16>,
+    pub(crate) header_digest: Option<bool>,
+    pub(crate) data_digest: Option<bool>,
+    pub(crate) direct: Option<bool>,
+    pub(crate) kato: Option<Duration>,
+    pub(crate) host_nqn: Option<Nqn>,
+    pub(crate) host_id: Option<HostId>,
+    pub(crate) spin: Option<Duration>,
+}
+
+impl NvmeofOptions {
+    /// Nothing set.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Where the own target listens; without it (and without one in the text) nothing is offered.
+    #[must_use]
+    pub fn transport_id(mut self, trid: TransportId) -> Self {
+        self.trid = Some(trid);
+        self
+    }
+
+    /// How remote files are reached.
+    #[must_use]
+    pub fn host_driver(mut self, driver: HostDriver) -> Self {
+        self.host_driver = Some(driver);
+        self
+    }
+
+    /// How local files are offered.
+    #[must_use]
+    pub fn target_driver(mut self, driver: TargetDriverKind) -> Self {
+        self.target_driver = Some(driver);
+        self
+    }
+
+    /// Worker threads, 1 to [`MAX_WORKERS`].
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = Some(workers.clamp(1, MAX_WORKERS));
+        self
+    }
+
+    /// Entries of each I/O queue, 2 to [`MAX_QUEUE_DEPTH`]; the target may grant fewer.
+    #[must_use]
+    pub fn queue_depth(mut self, entries: u16) -> Self {
+        self.queue_depth = Some(entries.clamp(2, MAX_QUEUE_DEPTH));
+        self
+    }
+
+    /// Digests to ask for; a target may not have them.
+    #[must_use]
+    pub fn digests(mut self, digests: Digests) -> Self {
+        (self.header_digest, self.data_digest) = (Some(digests.header), Some(digests.data));
+        self
+    }
+
+    /// Direct I/O (past the page cache) on the files that are offered, and on those that the local driver opens.
+    #[must_use]
+    pub fn direct(mut self, on: bool) -> Self {
+        self.direct = Some(on);
+        self
+    }
+
+    /// Keep-alive timeout, at least 100 ms.
+    #[must_use]
+    pub fn keep_alive(mut self, timeout: Duration) -> Self {
+        self.kato = Some(timeout.max(Duration::from_millis(100)));
+        self
+    }
+
+    /// The host's name, as targets' access lists know it.
+    #[must_use]
+    pub fn host_nqn(mut self, nqn: Nqn) -> Self {
+        self.host_nqn = Some(nqn);
+        self
+    }
+
+    /// The host's id.
+    #[must_use]
+    pub fn host_id(mut self, id: HostId) -> Self {
+        self.host_id = Some(id);
+        self
+    }
+
+    /// The longest that a worker looks for completions before it sleeps; zero turns spinning off.
+    #[must_use]
+    pub fn spin(mut self, limit: Duration) -> Self {
+        self.spin = Some(limit);
+        self
+    }
+
+    /// These where they are set, else those.
+    fn or(self, other: Self) -> Self {
+        Self {
+            trid: self.trid.or(other.trid),
+            host_driver: self.host_driver.or(other.host_driver),
+            target_driver: self.target_driver.or(other.target_driver),
+            workers: self.workers.or(other.workers),
+            queue_depth: self.queue_depth.or(other.queue_depth),
+            header_digest: self.header_digest.or(other.header_digest),
+            data_digest: self.data_digest.or(other.data_digest),
+            direct: self.direct.or(other.direct),
+            kato: self.kato.or(other.kato),
+            host_nqn: self.host_nqn.or(other.host_nqn),
+            host_id: self.host_id.or(other.host_id),
+            spin: self.spin.or(other.spin),
+        }
+    }
+}
+
+/// Everything decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// Where the own target listens, its subsystem named; `None` offers nothing.
+    pub(crate) offer: Option<TransportId>,
+    pub(crate) target_driver: TargetDriverKind,
+    pub(crate) host_driver: HostDriver,
+    pub(crate) workers: usize,
+    /// Whether somebody asked for exactly that many.
+    pub(crate) direct: bool,
+    /// The longest that a worker looks for completions before it sleeps.
+    pub(crate) spin: Duration,
+    pub(crate) host: HostSettings,
+}
+
+/// How this host presents itself to targets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostSettings {
+    /// Its name.
+    pub host_nqn: Nqn,
+    /// Its id.
+    pub host_id: HostId,
+    /// Entries of each I/O queue to ask for.
+    pub queue_depth: u16,
+    /// Digests to ask for.
+    pub digests: Digests,
+    /// Keep-alive timeout.
+    pub kato: Duration,
+}
+
+/// Worker threads that are of use here: more than the machine has cores would only take turns.
+fn useful_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+impl Settings {
+    /// Brings everything together for an engine of this name. What people ask for by flag or key counts as it is;
+    /// the environment's and the default number of workers never exceed the machine's cores.
+    pub(crate) fn resolve(
+        flags: NvmeofOptions,
+        text: Option<&str>,
+        environment: &Environment,
+        server_name: &str,
+    ) -> Result<Self, OptionsError> {
+        let keys = text.map_or_else(|| Ok(NvmeofOptions::default()), text::parse)?;
+        let options = flags.or(keys);
+        let offer = options.trid.map(|trid| with_subnqn(trid, server_name)).transpose()?;
+        let asked = environment.workers.unwrap_or(DEFAULT_WORKERS);
+        let host_id = options.host_id.unwrap_or_else(|| derived_host_id(server_name));
+        Ok(Self {
+            offer,
+            target_driver: options.target_driver.unwrap_or_default(),
+            host_driver: options.host_driver.unwrap_or_default(),
+            workers: options.workers.unwrap_or_else(|| asked.min(useful_workers())).clamp(1, MAX_WORKERS),
+            direct: options.direct.or(environment.direct).unwrap_or(true),
+            spin: options.spin.unwrap_or(Duration::ZERO),
+            host: HostSettings {
+                host_nqn: options.host_nqn.unwrap_or_else(|| Nqn::from_uuid(host_id.0)),
+                host_id,
+                queue_depth: options.queue_depth.unwrap_or(DEFAULT_QUEUE_DEPTH),
+                digests: Digests {
+                    header: options.header_digest.unwrap_or(false),
+                    data: options.data_digest.unwrap_or(false),
+                },
+                kato: options.kato.unwrap_or(DEFAULT_KATO),
+            },
+        })
+    }
+}
+
+fn with_subnqn(trid: TransportId, server_name: &str) -> Result<TransportId, OptionsError> {
+    if trid.subnqn.is_some() {
+        return Ok(trid);
+    }
+    let subnqn = Nqn::new(format!("{SUBNQN_PREFIX}{server_name}")).map_err(|why| OptionsError::ServerName {
+        server_name: server_name.to_owned(),
+        why: why.to_string(),
+    })?;
+    Ok(trid.with_subnqn(subnqn))
+}
+
+/// A UUID (version 8) made from the server name: the same after a restart, another for every other engine.
+fn derived_host_id(server_name: &str) -> HostId {
+    // FNV-1a, which is the same everywhere and always.
+    let hash = |basis: u64| {
+        server_name.bytes().fold(basis, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    };
+    let high = hash(0xcbf2_9ce4_8422_2325);
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&high.to_be_bytes());
+    id[8..].copy_from_slice(&hash(high).to_be_bytes());
+    id[6] = (id[6] & 0x0F) | 0x80;
+    id[8] = (id[8] & 0x3F) | 0x80;
+    HostId(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(flags: NvmeofOptions, text: Option<&str>, environment: Environment) -> Result<Settings, OptionsError> {
+        Settings::resolve(flags, text, &environment, "10.0.0.7:8081")
+    }
+
+    #[test]
+    fn a_flag_wins_over_a_key_and_a_key_over_the_environment() {
+        let environment = Environment { direct: Some(false), workers: Some(1) };
+        let text = Some("traddr=127.0.0.1 workers=3 direct=on");
+        let settings = resolve(NvmeofOptions::new().workers(5), text, environment.clone()).unwrap();
+        assert_eq!((settings.workers, settings.direct), (5, true));
+        let settings = resolve(NvmeofOptions::new(), text, environment.clone()).unwrap();
+        assert_eq!((settings.workers, settings.direct), (3, true));
+        let settings = resolve(NvmeofOptions::new(), None, environment).unwrap();
+        assert_eq!((settings.workers, settings.direct), (1, false));
+        let settings = resolve(NvmeofOptions::new(), None, Environment::default()).unwrap();
+        assert_eq!((settings.workers, settings.direct), (DEFAULT_WORKERS.min(useful_workers()), true));
+    }
+
+    #[test]
+    fn the_subsystem_is_named_after_the_server_unless_told() {
+        let settings = resolve(NvmeofOptions::new(), Some("traddr=127.0.0.1"), Environment::default()).unwrap();
+        let name = settings.offer.unwrap().subnqn.unwrap();
+        assert_eq!(name.as_str(), "nqn.2016-06.io.mc:10.0.0.7:8081");
+        let text = "trtype=tcp adrfam=ipv4 traddr=127.0.0.1 trsvcid=4421 subnqn=nqn.2020-01.org.example:x";
+        let trid = resolve(NvmeofOptions::new(), Some(text), Environment::default()).unwrap().offer.unwrap();
+        assert_eq!((trid.trsvcid, trid.subnqn.unwrap().as_str()), (4421, "nqn.2020-01.org.example:x"));
+    }
+
+    #[test]
+    fn a_server_name_that_no_subsystem_can_have_is_an_error() {
+        let error = Settings::resolve(NvmeofOptions::new(), Some("traddr=127.0.0.1"), &Environment::default(), "a b");
+        assert!(error.unwrap_err().to_string().contains("give subnqn="));
+    }
+
+    #[test]
+    fn a_host_keeps_its_id_and_differs_from_others() {
+        let id = |name| Settings::resolve(NvmeofOptions::new(), None, &Environment::default(), name).unwrap().host;
+        assert_eq!(id("a").host_id, id("a").host_id);
+        assert_ne!(id("a").host_id, id("b").host_id);
+        assert!(!id("").host_id.is_zero());
+        assert_eq!(id("a").host_nqn, Nqn::from_uuid(id("a").host_id.0));
+    }
+}
