@@ -199,3 +199,16 @@ fn bodies_under_way_are_bounded_together() {
     assert_eq!(second.receive().status, 200, "it had its turn");
     assert_eq!((get(&server, "a").body.len(), get(&server, "b").body.len()), (1000, 1000));
 }
+
+#[test]
+fn a_request_head_is_bounded() {
+    let server = start();
+    let long_header = "h".repeat(20_000);
+    let mut connection = Connection::open(server.address());
+    connection.send("GET", "/metadata?key=k", &[("x-long", &long_header)], b"");
+    assert_eq!(connection.receive().status, 431);
+    connection.closed();
+    let mut connection = Connection::open(server.address());
+    connection.send("GET", &format!("/metadata?key={}", "k".repeat(10_000)), &[], b"");
+    assert_eq!(connection.receive().status, 414);
+}

@@ -15,8 +15,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-/// Bytes of a connection's read buffer, and so of a request's head: a key of 1 KiB may take 3 KiB encoded.
+/// Bytes of a connection's read buffer.
 const BUFFER_BYTES: usize = 64 << 10;
+
+/// Bytes of a request's head: a key of 1 KiB may take 3 KiB encoded.
+const HEAD_BYTES: usize = 16 << 10;
 
 /// Connections beyond the limit that are being told so; more are just closed.
 const MAX_REFUSALS: usize = 64;
@@ -108,6 +111,7 @@ async fn connection(stream: TcpStream, service: Arc<Service>, limits: &Limits, m
         .timer(TokioTimer::new())
         .header_read_timeout(limits.receive)
         .max_buf_size(BUFFER_BYTES)
+        .max_header_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), answer);
     tokio::pin!(serving);
     let result = tokio::select! {
