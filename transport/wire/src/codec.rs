@@ -1,7 +1,7 @@
 //! The only way from bytes to numbers and back.
 //!
 //! Structures of a fixed size are read and written at constant offsets, and the compiler proves that each
-//! offset lies inside the structure ([`get`], [`put`]): no error to handle, no panic possible. Structures
+//! offset lies inside the structure (`get`, `put`): no error to handle, no panic possible. Structures
 //! whose size depends on their content go through [`Reader`] and [`Writer`], which know where they end.
 //! NVMe is little endian throughout.
 
@@ -65,24 +65,24 @@ pub(crate) fn pad_text<const N: usize>(text: &str) -> [u8; N] {
 
 /// A cursor that never reads past the end of its bytes.
 #[derive(Debug, Clone)]
-pub struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     rest: &'a [u8],
     what: &'static str,
 }
 
 impl<'a> Reader<'a> {
     /// Reads `bytes`, which hold the structure `what` (named in errors).
-    pub fn new(bytes: &'a [u8], what: &'static str) -> Self {
+    pub(crate) fn new(bytes: &'a [u8], what: &'static str) -> Self {
         Self { rest: bytes, what }
     }
 
     /// How many bytes are left.
-    pub fn remaining_bytes(&self) -> usize {
+    pub(crate) fn remaining_bytes(&self) -> usize {
         self.rest.len()
     }
 
     /// The next `len` bytes.
-    pub fn bytes(&mut self, len: usize) -> Result<&'a [u8], WireError> {
+    pub(crate) fn bytes(&mut self, len: usize) -> Result<&'a [u8], WireError> {
         let (head, rest) = self.rest.split_at_checked(len).ok_or(WireError::Truncated {
             what: self.what,
             needed: len,
@@ -93,7 +93,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `N` bytes as an array.
-    pub fn array<const N: usize>(&mut self) -> Result<&'a [u8; N], WireError> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Result<&'a [u8; N], WireError> {
         let (head, rest) = self.rest.split_first_chunk().ok_or(WireError::Truncated {
             what: self.what,
             needed: N,
@@ -104,29 +104,24 @@ impl<'a> Reader<'a> {
     }
 
     /// The next byte.
-    pub fn u8(&mut self) -> Result<u8, WireError> {
+    pub(crate) fn u8(&mut self) -> Result<u8, WireError> {
         self.array::<1>().map(|b| b[0])
     }
 
-    /// The next two bytes as a number.
-    pub fn u16(&mut self) -> Result<u16, WireError> {
-        self.array().map(|b| u16::from_le_bytes(*b))
-    }
-
     /// The next four bytes as a number.
-    pub fn u32(&mut self) -> Result<u32, WireError> {
+    pub(crate) fn u32(&mut self) -> Result<u32, WireError> {
         self.array().map(|b| u32::from_le_bytes(*b))
     }
 
     /// The next eight bytes as a number.
-    pub fn u64(&mut self) -> Result<u64, WireError> {
+    pub(crate) fn u64(&mut self) -> Result<u64, WireError> {
         self.array().map(|b| u64::from_le_bytes(*b))
     }
 }
 
 /// A cursor that never writes past the end of its buffer.
 #[derive(Debug)]
-pub struct Writer<'a> {
+pub(crate) struct Writer<'a> {
     out: &'a mut [u8],
     at: usize,
     what: &'static str,
@@ -134,17 +129,17 @@ pub struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     /// Writes the structure `what` (named in errors) into `out`, from its start.
-    pub fn new(out: &'a mut [u8], what: &'static str) -> Self {
+    pub(crate) fn new(out: &'a mut [u8], what: &'static str) -> Self {
         Self { out, at: 0, what }
     }
 
     /// How many bytes have been written.
-    pub fn written_bytes(&self) -> usize {
+    pub(crate) fn written_bytes(&self) -> usize {
         self.at
     }
 
     /// Writes `bytes`.
-    pub fn bytes(&mut self, bytes: &[u8]) -> Result<(), WireError> {
+    pub(crate) fn bytes(&mut self, bytes: &[u8]) -> Result<(), WireError> {
         let available = self.out.len() - self.at;
         let slot = self.out[self.at..].get_mut(..bytes.len()).ok_or(WireError::BufferTooSmall {
             what: self.what,
@@ -157,27 +152,27 @@ impl<'a> Writer<'a> {
     }
 
     /// Writes one byte.
-    pub fn u8(&mut self, value: u8) -> Result<(), WireError> {
+    pub(crate) fn u8(&mut self, value: u8) -> Result<(), WireError> {
         self.bytes(&[value])
     }
 
     /// Writes a number in two bytes.
-    pub fn u16(&mut self, value: u16) -> Result<(), WireError> {
+    pub(crate) fn u16(&mut self, value: u16) -> Result<(), WireError> {
         self.bytes(&value.to_le_bytes())
     }
 
     /// Writes a number in four bytes.
-    pub fn u32(&mut self, value: u32) -> Result<(), WireError> {
+    pub(crate) fn u32(&mut self, value: u32) -> Result<(), WireError> {
         self.bytes(&value.to_le_bytes())
     }
 
     /// Writes a number in eight bytes.
-    pub fn u64(&mut self, value: u64) -> Result<(), WireError> {
+    pub(crate) fn u64(&mut self, value: u64) -> Result<(), WireError> {
         self.bytes(&value.to_le_bytes())
     }
 
     /// Fills the rest of the buffer with zeros and returns how many bytes were written before that.
-    pub fn zero_rest(self) -> usize {
+    pub(crate) fn zero_rest(self) -> usize {
         self.out[self.at..].fill(0);
         self.at
     }

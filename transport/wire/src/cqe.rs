@@ -24,11 +24,13 @@ pub struct Cqe {
 
 impl Cqe {
     /// A completion with `status` and no result.
+    #[inline]
     pub fn new(cid: CommandId, sqhd: u16, status: impl Into<Status>) -> Self {
         Self { result: 0, sqhd, sqid: QueueId(0), cid, status: status.into() }
     }
 
     /// A successful completion that returns `result`.
+    #[inline]
     pub fn success(cid: CommandId, sqhd: u16, result: u64) -> Self {
         Self { result, ..Self::new(cid, sqhd, StatusCode::Success) }
     }

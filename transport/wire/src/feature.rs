@@ -102,8 +102,8 @@ impl NumberOfQueues {
     }
 }
 
-/// Asynchronous Event Configuration (dword 11): which events the host wants. The same bits stand in Identify Controller's OAES for
-/// the notices that the controller can send.
+/// Asynchronous Event Configuration (dword 11): which events the host wants. The same bits stand in Identify
+/// Controller's OAES for the notices that the controller can send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct AsyncEventConfig(pub u32);
 

@@ -1,7 +1,8 @@
 //! NVMe qualified names (base specification 4.5).
 //!
-//! Names that a person gives are held to the rules ([`Nqn::new`]): a typing error is found before it travels. Names that a
-//! peer sends are read tolerantly ([`Nqn::from_wire`]), since real systems use names outside the rules.
+//! Names that a person gives are held to the rules ([`Nqn::new`]): a typing error is found before it travels.
+//! Names that a peer sends are read tolerantly ([`Nqn::from_wire`]), since real systems use names outside the
+//! rules.
 
 use std::fmt;
 use std::str::FromStr;

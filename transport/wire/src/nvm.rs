@@ -72,7 +72,10 @@ impl ReadWrite {
         Self { nsid, slba, blocks, fua: false, limited_retry: false }
     }
 
-    /// The command, with its data at `sgl`. Of `blocks`, 1 to 65536 can be told; the caller cuts longer ranges.
+    /// The command, with its data at `sgl`.
+    ///
+    /// # Panics
+    /// In debug builds, if `blocks` is not 1 to 65536: no more and no less can be told, and the caller cuts ranges.
     #[inline]
     pub fn sqe(&self, opcode: NvmOpcode, cid: CommandId, sgl: SglDescriptor) -> Sqe {
         debug_assert!((1..=MAX_BLOCKS).contains(&self.blocks.0));
@@ -195,6 +198,9 @@ impl DatasetManagement {
     }
 
     /// The command, with its ranges at `sgl`.
+    ///
+    /// # Panics
+    /// In debug builds, if `ranges` is not 1 to 256.
     pub fn sqe(&self, cid: CommandId, sgl: SglDescriptor) -> Sqe {
         debug_assert!((1..=DSM_MAX_RANGES).contains(&self.ranges));
         let mut sqe = Sqe::new(NvmOpcode::DatasetManagement as u8, cid, self.nsid).with_sgl(sgl);

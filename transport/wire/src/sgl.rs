@@ -67,6 +67,7 @@ impl SglError {
 
 impl SglDescriptor {
     /// Bytes of data that it describes.
+    #[inline]
     pub fn length_bytes(self) -> u32 {
         match self {
             Self::InCapsule { length, .. } | Self::Transport { length } | Self::Keyed { length, .. } => length,
@@ -74,6 +75,7 @@ impl SglDescriptor {
     }
 
     /// Writes the descriptor. A keyed length keeps its low 24 bits, for it has no more on the wire.
+    #[inline]
     pub fn encode(self) -> [u8; SGL_LEN] {
         let mut out = [0; SGL_LEN];
         match self {
@@ -101,6 +103,7 @@ impl SglDescriptor {
     ///
     /// # Errors
     /// A type that fabrics do not use; [`SglError::status`] is what the command completes with.
+    #[inline]
     pub fn decode(bytes: &[u8; SGL_LEN]) -> Result<Self, SglError> {
         let id = get_u8::<15, _>(bytes);
         match id {
@@ -124,6 +127,7 @@ impl SglDescriptor {
     ///
     /// # Errors
     /// The descriptor is of another type, or reaches beyond the capsule.
+    #[inline]
     pub fn in_capsule_range(self, available: u32) -> Result<std::ops::Range<usize>, SglError> {
         match self {
             Self::InCapsule { offset, length } => {

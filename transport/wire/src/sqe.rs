@@ -32,6 +32,7 @@ pub enum Fuse {
 
 impl Sqe {
     /// A command without data: the data pointer is a transport SGL of length 0, as fabrics hosts send it.
+    #[inline]
     pub fn new(opcode: u8, cid: CommandId, nsid: Nsid) -> Self {
         let mut sqe = Self([0; SQE_LEN]);
         put_u8::<0, _>(&mut sqe.0, opcode);
@@ -42,11 +43,13 @@ impl Sqe {
     }
 
     /// The command in `bytes`; any bytes are a command, if perhaps one that nobody knows.
+    #[inline]
     pub fn from_bytes(bytes: [u8; SQE_LEN]) -> Self {
         Self(bytes)
     }
 
     /// The bytes to send.
+    #[inline]
     pub fn as_bytes(&self) -> &[u8; SQE_LEN] {
         &self.0
     }
@@ -122,6 +125,7 @@ impl Sqe {
 
     /// The same command with its data at `sgl`.
     #[must_use]
+    #[inline]
     pub fn with_sgl(mut self, sgl: SglDescriptor) -> Self {
         self.set_sgl(sgl);
         self

@@ -25,7 +25,8 @@ pub enum RetryAdvice {
     Never,
     /// To the same controller, at once.
     Now,
-    /// To the same controller after a delay: the controller's own (CRDT1 to CRDT3) where `delay` is 1 to 3, else the host's choice.
+    /// To the same controller after a delay: the controller's own (CRDT1 to CRDT3) where `delay` is 1 to 3, else the
+    /// host's choice.
     Later {
         /// The status's CRD field.
         delay: u8,
@@ -58,6 +59,7 @@ macro_rules! status_codes {
             pub const KNOWN: &[Self] = &[$($(Self::$name,)*)*];
 
             /// Status code type and status code, as numbers.
+            #[inline]
             pub const fn to_raw(self) -> (u8, u8) {
                 match self {
                     $($(Self::$name => ($sct, $sc),)*)*
@@ -72,7 +74,9 @@ macro_rules! status_codes {
                 }
             }
 
-            /// The name of a code. What stands later in the table is shadowed by what stands earlier: see [`StatusCode::for_fabrics`].
+            /// The name of a code. What stands later in the table is shadowed by what stands earlier: see
+            /// [`StatusCode::for_fabrics`].
+            #[inline]
             pub const fn from_raw(sct: u8, sc: u8) -> Self {
                 #[allow(unreachable_patterns)]
                 match (sct, sc) {
@@ -260,6 +264,8 @@ impl StatusCode {
             Self::Unknown { sct: 0x3, .. } => RetryAdvice::AnotherPath,
             // A read or write that failed once on the medium may succeed: drives try again themselves, files need not.
             Self::WriteFault | Self::UnrecoveredReadError => RetryAdvice::Later { delay },
+            // Without a name, what is left is that the controller did not say "do not retry".
+            Self::Unknown { .. } => RetryAdvice::Later { delay },
             _ => RetryAdvice::Never,
         }
     }
@@ -291,6 +297,7 @@ impl Status {
     }
 
     /// Whether the command did what it was asked to.
+    #[inline]
     pub fn is_success(self) -> bool {
         self.code.is_success()
     }
@@ -311,6 +318,7 @@ impl Status {
     }
 
     /// As it stands in the last two bytes of a completion. The phase bit is zero.
+    #[inline]
     pub const fn to_wire(self) -> u16 {
         let (sct, sc) = self.code.to_raw();
         (sc as u16) << 1
@@ -321,6 +329,7 @@ impl Status {
     }
 
     /// From the last two bytes of a completion. The phase bit is ignored.
+    #[inline]
     pub const fn from_wire(wire: u16) -> Self {
         Self {
             code: StatusCode::from_raw((wire >> 9 & 0x7) as u8, (wire >> 1 & 0xFF) as u8),

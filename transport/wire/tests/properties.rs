@@ -4,12 +4,12 @@
 
 use std::net::IpAddr;
 
-use nvferry_wire::admin::{Abort, FeatureSelect, GetFeatures, GetLogPage, Identify, SetFeatures};
+use nvferry_wire::admin::{Abort, AdminOpcode, FeatureSelect, GetFeatures, GetLogPage, Identify, SetFeatures};
 use nvferry_wire::async_event::AsyncEvent;
 use nvferry_wire::fabrics::{
-    Connect, ConnectData, ConnectInvalid, ConnectResult, PropertyGet, PropertySet, PropertySize,
+    Connect, ConnectData, ConnectInvalid, ConnectResult, FabricsType, Property, PropertyGet, PropertySet, PropertySize,
 };
-use nvferry_wire::feature::NumberOfQueues;
+use nvferry_wire::feature::{FeatureId, NumberOfQueues};
 use nvferry_wire::identify::*;
 use nvferry_wire::log_page::*;
 use nvferry_wire::nvm::{DatasetManagement, DsmRange, NvmOpcode, ReadWrite, WriteZeroes};
@@ -58,12 +58,47 @@ fn receive(header: &[u8], pdu_type: PduType, data_bytes: u32, framing: Framing) 
     Pdu::decode(&common, header).unwrap()
 }
 
+/// Each number that has a name is that name's number, and as many have one as the enumeration has names.
+macro_rules! numbers {
+    ($($kind:ty, $from:expr, $count:literal;)*) => {$(
+        let named: Vec<(u32, u32)> =
+            (0..=255).filter_map(|n| $from(n).map(|value: $kind| (n, value as u32))).collect();
+        assert!(named.iter().all(|(n, value)| n == value), "{}: {named:?}", stringify!($kind));
+        assert_eq!(named.len(), $count, "{}", stringify!($kind));
+    )*};
+}
+
+#[test]
+fn numbers_and_names() {
+    let byte = |n: u32| n as u8;
+    numbers! {
+        PduType, |n| PduType::from_u8(byte(n)), 9;
+        AdminOpcode, |n| AdminOpcode::from_u8(byte(n)), 14;
+        NvmOpcode, |n| NvmOpcode::from_u8(byte(n)), 9;
+        FabricsType, |n| FabricsType::from_u8(byte(n)), 6;
+        Property, Property::from_offset, 6;
+        Cns, |n| Cns::from_u8(byte(n)), 13;
+        LogPageId, |n| LogPageId::from_u8(byte(n)), 8;
+        FeatureId, |n| FeatureId::from_u8(byte(n)), 18;
+    }
+}
+
+#[test]
+fn the_longest_data_does_not_overflow() {
+    let framing = Framing { digests: Digests::BOTH, alignment: DataAlignment::MAX };
+    let end = DataEnd::Last;
+    let pdu = DataPdu { cccid: CommandId(1), ttag: TransferTag(1), datao: u32::MAX, datal: u32::MAX, end };
+    let mut out = [0; MAX_HEADER_BYTES];
+    assert_eq!(pdu.encode_h2c(&framing, &mut out), 128);
+    assert_eq!(out[4..8], [0xFF; 4]);
+}
+
 proptest! {
     #[test]
-    fn capsules(framing in framing(), bytes in any::<[u8; 32]>(), data_bytes in 0u32..1 << 30, result: u64, status: u16) {
-        let mut sqe = [0; 64];
-        sqe[..32].copy_from_slice(&bytes);
-        sqe[32..].copy_from_slice(&bytes);
+    fn capsules(
+        framing in framing(), halves in any::<[[u8; 32]; 2]>(), data_bytes in 0u32..1 << 30, result: u64, status: u16,
+    ) {
+        let sqe = halves.concat().try_into().unwrap();
         let command = CapsuleCmd { sqe: Sqe::from_bytes(sqe), data_bytes };
         let mut out = [0xA5; MAX_HEADER_BYTES];
         let len = command.encode(&framing, &mut out);
@@ -302,7 +337,10 @@ proptest! {
     }
 
     #[test]
-    fn ana_pages(change_count: u64, groups in vec((any::<u32>(), any::<u64>(), 0u8..=15, vec(any::<u32>(), 0..20)), 0..8)) {
+    fn ana_pages(
+        change_count: u64,
+        groups in vec((any::<u32>(), any::<u64>(), 0u8..=15, vec(any::<u32>(), 0..20)), 0..8),
+    ) {
         let groups: Vec<AnaGroup> = groups
             .into_iter()
             .map(|(id, change_count, state, nsids)| {

@@ -18,7 +18,8 @@ pub struct Connect {
     pub qid: QueueId,
     /// How many entries it has, as people count (on the wire: from zero). 2 to 65536.
     pub sq_entries: u32,
-    /// The host does without submission queue flow control (CATTR bit 2): SQHD is not used, and C2HData may carry SUCCESS.
+    /// The host does without submission queue flow control (CATTR bit 2): SQHD is not used, and C2HData may carry
+    /// SUCCESS.
     pub disable_sq_flow_control: bool,
     /// The host allows individual I/O queues to be deleted (CATTR bit 3).
     pub individual_io_queue_deletion: bool,

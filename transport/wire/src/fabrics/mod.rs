@@ -1,4 +1,5 @@
-//! Fabrics commands (base specification 6): Connect, Property Get and Set, Disconnect, and the opcodes of authentication.
+//! Fabrics commands (base specification 6): Connect, Property Get and Set, Disconnect, and the opcodes of
+//! authentication.
 //!
 //! All have opcode 7Fh and say in FCTYPE which one they are. Completions carry values: Connect's in
 //! [`ConnectResult`], Property Get's the property itself. Read their status with

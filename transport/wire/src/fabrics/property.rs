@@ -147,7 +147,8 @@ impl PropertySet {
 pub struct Cap(pub u64);
 
 impl Cap {
-    /// A fabrics controller's capabilities: queues are contiguous (as they must be), the NVM command set, pages of 4 KiB.
+    /// A fabrics controller's capabilities: queues are contiguous (as they must be), the NVM command set, pages of 4
+    /// KiB.
     ///
     /// `max_queue_entries` is how many entries an I/O queue may have (2 to 65536); `timeout_500ms` is how long
     /// enabling and disabling may take, in units of 500 ms.

@@ -50,7 +50,8 @@ impl NvmIdentifyController {
     }
 }
 
-/// What the NVM command set says of a namespace beyond CNS 00h (CNS 05h, CSI 0; NVM command set 4.1.5.3). All zero where there is no protection information.
+/// What the NVM command set says of a namespace beyond CNS 00h (CNS 05h, CSI 0; NVM command set 4.1.5.3). All
+/// zero where there is no protection information.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct NvmIdentifyNamespace {
     /// Logical block storage tag mask.

@@ -29,7 +29,8 @@ pub struct IdentifyController {
     pub ieee: [u8; 3],
     /// Multipath and sharing: bit 0 several ports, bit 1 several controllers, bit 3 ANA.
     pub cmic: u8,
-    /// The most data of one command, as a power of two of CAP.MPSMIN; 0 is no limit. See [`IdentifyController::max_transfer_bytes`].
+    /// The most data of one command, as a power of two of CAP.MPSMIN; 0 is no limit. See
+    /// [`IdentifyController::max_transfer_bytes`].
     pub mdts: u8,
     /// This controller.
     pub cntlid: ControllerId,
@@ -154,7 +155,8 @@ impl Vwc {
 pub struct SglSupport(pub u32);
 
 impl SglSupport {
-    /// What NVMe/TCP needs: SGLs without alignment (bit 0), in-capsule data by offset (bit 20), transport data blocks (bit 21).
+    /// What NVMe/TCP needs: SGLs without alignment (bit 0), in-capsule data by offset (bit 20), transport data blocks
+    /// (bit 21).
     pub const TCP: Self = Self(1 | 1 << 20 | 1 << 21);
 
     /// Whether data may be in capsules, addressed by offset (bit 20).

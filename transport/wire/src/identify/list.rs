@@ -1,4 +1,5 @@
-//! Lists of namespaces (CNS 02h, 07h, 10h; also the changed namespace list): up to 1024 ids in rising order, then zeros.
+//! Lists of namespaces (CNS 02h, 07h, 10h; also the changed namespace list): up to 1024 ids in rising order, then
+//! zeros.
 
 use super::IDENTIFY_LEN;
 use crate::codec::prefix;

@@ -14,7 +14,8 @@ pub const SUPPORTED_PAGES_LEN: usize = 1024;
 const SUPPORTED: u32 = 1 << 0;
 const CHANGES_CONTENT: u32 = 1 << 1;
 
-/// What a controller's commands affect. The bits of each are those of the specification (bit 0 supported, bit 1 changes content, ...).
+/// What a controller's commands affect. The bits of each are those of the specification (bit 0 supported, bit 1
+/// changes content, ...).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandEffects {
     /// By admin opcode.

@@ -59,8 +59,8 @@ impl LogPageId {
     }
 }
 
-/// Bytes of the changed namespace list. It is read with [`nsid_list`](crate::identify::nsid_list); a first (and only) id of
-/// [`Nsid::ALL`] says that more changed than fit.
+/// Bytes of the changed namespace list. It is read with [`nsid_list`](crate::identify::nsid_list); a first (and
+/// only) id of [`Nsid::ALL`] says that more changed than fit.
 pub const CHANGED_NAMESPACES_LEN: usize = IDENTIFY_LEN;
 
 /// Writes the changed namespace list from ids in rising order.

@@ -18,7 +18,8 @@ pub struct CapsuleCmd {
 }
 
 impl CapsuleCmd {
-    /// Writes everything before the data; returns how many bytes that is. If `data_bytes` is not 0, the caller sends the data, and its digest, after it.
+    /// Writes everything before the data; returns how many bytes that is. If `data_bytes` is not 0, the caller sends
+    /// the data, and its digest, after it.
     #[inline]
     pub fn encode(&self, framing: &Framing, out: &mut [u8; MAX_HEADER_BYTES]) -> usize {
         put::<8, SQE_LEN, _>(out, *self.sqe.as_bytes());

@@ -14,7 +14,8 @@ pub enum DataEnd {
     More,
     /// This is the last one (LAST_PDU).
     Last,
-    /// This is the last one, and the command succeeded: no response capsule follows (LAST_PDU and SUCCESS; C2HData only).
+    /// This is the last one, and the command succeeded: no response capsule follows (LAST_PDU and SUCCESS; C2HData
+    /// only).
     LastWithSuccess,
 }
 
@@ -57,7 +58,8 @@ impl DataPdu {
         self.encode(PduType::H2cData, self.ttag, end, framing, out)
     }
 
-    /// Writes everything of a C2HData before the data; returns how many bytes that is. The reserved `ttag` is sent as 0.
+    /// Writes everything of a C2HData before the data; returns how many bytes that is. The reserved `ttag` is sent as
+    /// 0.
     #[inline]
     pub fn encode_c2h(&self, framing: &Framing, out: &mut [u8; MAX_HEADER_BYTES]) -> usize {
         self.encode(PduType::C2hData, TransferTag(0), self.end, framing, out)

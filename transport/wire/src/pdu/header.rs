@@ -44,6 +44,7 @@ pub enum PduType {
 
 impl PduType {
     /// The type with this number.
+    #[inline]
     pub fn from_u8(value: u8) -> Option<Self> {
         Some(match value {
             0x00 => Self::IcReq,
@@ -199,7 +200,8 @@ pub struct PduRules {
     pub framing: Framing,
     /// The most data in a command capsule.
     pub max_capsule_data_bytes: u32,
-    /// The most data in one H2CData (the controller's MAXH2CDATA) or C2HData (the longest transfer that the host asks for).
+    /// The most data in one H2CData (the controller's MAXH2CDATA) or C2HData (the longest transfer that the host asks
+    /// for).
     pub max_data_bytes: u32,
 }
 
@@ -231,11 +233,13 @@ pub struct CommonHeader {
 }
 
 impl CommonHeader {
-    /// Reads and checks the first 8 bytes of a PDU: that `rules.receiver` may get this type, that HLEN is exactly what the
-    /// type has, that flags match the digests agreed on, and that PDO and PLEN agree with each other and stay within the limits.
+    /// Reads and checks the first 8 bytes of a PDU: that `rules.receiver` may get this type, that HLEN is exactly
+    /// what the type has, that flags match the digests agreed on, and that PDO and PLEN agree with each other and
+    /// stay within the limits.
     ///
     /// # Errors
     /// A [`PduError`] after which the connection has to end; it says what to tell the peer.
+    #[inline]
     pub fn decode(bytes: &[u8; COMMON_HEADER_LEN], rules: &PduRules) -> Result<Self, PduError> {
         let type_byte = get_u8::<0, _>(bytes);
         let pdu_type = PduType::from_u8(type_byte).ok_or(PduError::UnknownType(type_byte))?;
@@ -253,6 +257,7 @@ impl CommonHeader {
         Ok(header)
     }
 
+    #[inline]
     fn check(&self, rules: &PduRules) -> Result<(), PduError> {
         let Self { pdu_type, flags, hlen, pdo, plen } = *self;
         let expected = pdu_type.header_bytes() as u8; // at most 128
@@ -297,11 +302,13 @@ impl CommonHeader {
     }
 
     /// Which bytes the PDU consists of.
+    #[inline]
     pub fn layout(&self) -> PduLayout {
         PduLayout::of_received(self)
     }
 
     /// Writes the 8 bytes.
+    #[inline]
     pub(super) fn encode(&self, out: &mut [u8; super::MAX_HEADER_BYTES]) {
         put_u8::<0, _>(out, self.pdu_type as u8);
         put_u8::<1, _>(out, self.flags.0);

@@ -21,7 +21,8 @@ pub struct PduLayout {
 }
 
 impl PduLayout {
-    /// The layout of a PDU to send, with `data_bytes` of data. `data_bytes` is below 4 GiB by some hundred bytes: no command moves as much.
+    /// The layout of a PDU to send, with `data_bytes` of data.
+    #[inline]
     pub fn to_send(pdu_type: PduType, data_bytes: u32, framing: &Framing) -> Self {
         let digests = if pdu_type.has_digests() { framing.digests } else { Default::default() };
         let header_bytes = pdu_type.header_bytes() as u8; // at most 128
@@ -37,6 +38,7 @@ impl PduLayout {
     }
 
     /// The layout of a PDU whose common header has been checked.
+    #[inline]
     pub(super) fn of_received(header: &CommonHeader) -> Self {
         let header_digest_bytes = if header.flags.contains(PduFlags::HDGST) { DIGEST_LEN as u8 } else { 0 };
         let mut layout = Self { header_bytes: header.hlen, header_digest_bytes, ..Self::default() };
@@ -56,16 +58,21 @@ impl PduLayout {
     }
 
     /// Where data begins: header, header digest and padding. At most [`MAX_HEADER_BYTES`].
+    #[inline]
     pub fn data_offset(&self) -> usize {
         usize::from(self.header_bytes) + usize::from(self.header_digest_bytes) + usize::from(self.padding_bytes)
     }
 
     /// The whole PDU (PLEN).
+    #[inline]
     pub fn total_bytes(&self) -> u32 {
-        self.data_offset() as u32 + self.data_bytes + u32::from(self.data_digest_bytes)
+        let around = self.data_offset() as u32 + u32::from(self.data_digest_bytes);
+        // Only a sender could ask for more than 32 bits hold, and no command moves as much.
+        self.data_bytes.saturating_add(around)
     }
 
     /// The common header of a PDU with this layout.
+    #[inline]
     pub(super) fn common_header(&self, pdu_type: PduType, flags: PduFlags) -> CommonHeader {
         CommonHeader {
             pdu_type,
@@ -78,7 +85,9 @@ impl PduLayout {
         }
     }
 
-    /// Completes a header whose specific part is written: common header, header digest, padding. Returns the bytes before the data.
+    /// Completes a header whose specific part is written: common header, header digest, padding. Returns the bytes
+    /// before the data.
+    #[inline]
     pub(super) fn finish(self, pdu_type: PduType, flags: PduFlags, out: &mut [u8; MAX_HEADER_BYTES]) -> usize {
         self.common_header(pdu_type, flags).encode(out);
         let end = self.data_offset();
@@ -95,6 +104,7 @@ impl PduLayout {
     ///
     /// # Errors
     /// The digest does not match, or the bytes are too few.
+    #[inline]
     pub fn check_header_digest(&self, bytes: &[u8]) -> Result<(), PduError> {
         if self.header_digest_bytes == 0 {
             return Ok(());

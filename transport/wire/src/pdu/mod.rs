@@ -79,6 +79,7 @@ impl Pdu {
     ///
     /// # Errors
     /// The bytes are too few, or a field contradicts the common header or the specification.
+    #[inline]
     pub fn decode(common: &CommonHeader, bytes: &[u8]) -> Result<Self, PduError> {
         Ok(match common.pdu_type {
             PduType::IcReq => Self::IcReq(IcReq::decode(bytes)?),

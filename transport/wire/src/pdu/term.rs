@@ -21,7 +21,8 @@ impl TermReq {
         Self { fes: error.fes(), fei: error.fei() }
     }
 
-    /// Writes the whole PDU, which `sender` sends and which quotes at most 128 bytes of the offending PDU's header. Returns its length.
+    /// Writes the whole PDU, which `sender` sends and which quotes at most 128 bytes of the offending PDU's header.
+    /// Returns its length.
     pub fn encode(&self, sender: Role, offending_header: &[u8], out: &mut [u8; TERM_REQ_MAX_LEN]) -> usize {
         let pdu_type = match sender {
             Role::Host => PduType::H2cTermReq,
