@@ -25,7 +25,9 @@ pub enum TargetError {
         path: PathBuf,
     },
     /// No bytes were asked for.
-    #[error("cannot offer {path}: a size of 0 bytes was asked for; name how many of its {available_bytes} bytes to offer")]
+    #[error(
+        "cannot offer {path}: a size of 0 bytes was asked for; name how many of its {available_bytes} bytes to offer"
+    )]
     ZeroSize {
         /// The file.
         path: PathBuf,
@@ -33,7 +35,9 @@ pub enum TargetError {
         available_bytes: u64,
     },
     /// The file is smaller than what should be offered.
-    #[error("cannot offer {asked_bytes} bytes of {path}: it has only {available_bytes}; ask for fewer, or make it larger")]
+    #[error(
+        "cannot offer {asked_bytes} bytes of {path}: it has only {available_bytes}; ask for fewer, or make it larger"
+    )]
     TooSmall {
         /// The file.
         path: PathBuf,

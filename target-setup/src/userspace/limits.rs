@@ -59,5 +59,7 @@ pub const DATA_POOL_IDLE_BYTES: usize = 8 << 20;
 pub const CAPSULE_POOL_BYTES: usize = 64 << 20;
 /// What a reactor keeps of them when idle, in bytes.
 pub const CAPSULE_POOL_IDLE_BYTES: usize = 2 << 20;
+/// Operations that a reactor's I/O engine takes at once.
+pub const ENGINE_CAPACITY: usize = 1024;
 /// Reactors that are started unless another number is asked for, where there are as many processors.
 pub const DEFAULT_REACTORS: usize = 4;

@@ -1,48 +1,41 @@
 //! The userspace target: NVMe/TCP served by our own threads; no root, no kernel module.
+//!
+//! ```text
+//!   hosts ==TCP==> reactor (a thread)                          files
+//!                    worker: connections -> lanes -> I/O engine ==> namespaces
+//!                  reactor ...                  |
+//!                        \__ shared: subsystem (namespace table, controllers), placement
+//! ```
+//!
+//! Outside in:
+//! - [`UserspaceTarget`] starts and stops everything; [`UserspaceOptions`] say how, [`limits`] how much.
+//! - `reactor`: a thread with a poller; the only place that knows sockets and the time.
+//! - `worker`: the connections of a reactor, its buffers and its I/O engine. Together with everything below, it is a
+//!   state machine over streams, an engine and a time that it is told: a simulation drives the same code.
+//! - `connection`, `receive`, `dispatch`, `complete`, `send`: a queue pair, from bytes to commands and back.
+//! - `lane`, `command`: what I/O commands do, and how namespaces share a reactor. No lock on this way.
+//! - `admin`: what controllers answer; `controller`, `subsystem`, `table`, `namespace`: what all reactors share.
 
+mod admin;
+mod command;
+mod complete;
+mod connection;
+mod controller;
+mod counters;
+mod dispatch;
+mod lane;
 pub mod limits;
+mod mailbox;
+mod namespace;
 mod options;
+mod placement;
+mod reactor;
+mod receive;
+mod send;
+mod subsystem;
+mod table;
+mod target;
+mod worker;
 
 pub use options::{EngineFactory, UserspaceOptions};
-
-use crate::desired::{NamespaceSpec, TargetSpec};
-use crate::driver::{NamespaceInfo, TargetDriver, TargetStatus};
-use crate::error::TargetError;
-use nvferry_wire::{Nsid, TransportId};
-use std::sync::Arc;
-use std::time::Instant;
-
-/// A running userspace target. Dropping it stops it.
-pub struct UserspaceTarget {}
-
-impl UserspaceTarget {
-    /// Starts a target as described: opens its files, listens, and serves.
-    ///
-    /// # Errors
-    /// Anything wrong with the files, the address or the machine. Nothing runs then.
-    pub fn start(spec: TargetSpec, options: UserspaceOptions) -> Result<Arc<Self>, TargetError> {
-        let _ = (spec, options);
-        Err(TargetError::Stopped)
-    }
-}
-
-impl TargetDriver for UserspaceTarget {
-    fn add_namespace(&self, spec: NamespaceSpec) -> Result<NamespaceInfo, TargetError> {
-        let _ = spec;
-        Err(TargetError::Stopped)
-    }
-    fn remove_namespace(&self, nsid: Nsid, deadline: Instant) -> Result<(), TargetError> {
-        let _ = (nsid, deadline);
-        Err(TargetError::Stopped)
-    }
-    fn address(&self) -> TransportId {
-        unreachable!("not started")
-    }
-    fn status(&self) -> TargetStatus {
-        unreachable!("not started")
-    }
-    fn stop(&self, deadline: Instant) -> Result<(), TargetError> {
-        let _ = deadline;
-        Ok(())
-    }
-}
+pub use target::UserspaceTarget;

@@ -1,7 +1,7 @@
 //! How the userspace target runs: things that do not change what hosts see.
 
 use super::limits;
-use nvferry_io::engine::IoEngine;
+use nvferry_io::engine::{self, EngineChoice, IoEngine};
 use nvferry_io::stream::TcpOptions;
 use std::io;
 use std::sync::Arc;
@@ -26,5 +26,17 @@ pub struct UserspaceOptions {
 impl Default for UserspaceOptions {
     fn default() -> Self {
         Self { reactors: None, engine: None, max_connections: limits::MAX_CONNECTIONS, tcp: TcpOptions::default() }
+    }
+}
+
+impl UserspaceOptions {
+    /// The engine of a reactor.
+    pub(crate) fn open_engine(&self, index: usize) -> io::Result<Box<dyn IoEngine>> {
+        if let Some(make) = &self.engine {
+            return make(index);
+        }
+        let (engine, report) = engine::open(EngineChoice::Auto, limits::ENGINE_CAPACITY).map_err(io::Error::other)?;
+        tracing::info!(reactor = index, %report, "I/O engine chosen");
+        Ok(engine)
     }
 }

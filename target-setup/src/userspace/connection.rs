@@ -1,0 +1,387 @@
+//! A connection: one queue pair of one host, as a state machine over a byte stream.
+//!
+//! It reads no clock, starts no thread and opens no socket: its worker tells it what is ready and what time it is. So
+//! the same code serves real sockets and a simulation.
+//!
+//! This file has its parts and its end; [`receive`](super::receive) takes PDUs in, [`dispatch`](super::dispatch)
+//! takes commands, [`complete`](super::complete) ends them.
+
+use super::command::Work;
+use super::controller::Controller;
+use super::counters::{IoCounters, count};
+use super::lane::{CommandKey, LaneId};
+use super::limits;
+use super::mailbox::ConnectionKey;
+use super::receive::Receiving;
+use super::send::{Payload, SendQueue, Sent};
+use super::worker::Core;
+use nvferry_io::vector::IoVecs;
+use nvferry_io::{PoolBuf, Stream};
+use nvferry_wire::pdu::{Framing, MAX_HEADER_BYTES, PduRules, Role, TERM_REQ_MAX_LEN, TermReq};
+use nvferry_wire::{CommandId, QueueId, Sqe};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// How far a connection has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Nothing has been agreed on yet.
+    Opening,
+    /// ICReq and ICResp have passed; Connect has not.
+    Opened,
+    /// It is a queue.
+    Live,
+    /// It has said goodbye, and waits for the host to see it.
+    Lingering,
+    /// The stream is gone; operations may still be under way.
+    Closed,
+}
+
+/// The queue that a connection has become.
+pub(crate) struct Queue {
+    pub(crate) controller: Arc<Controller>,
+    pub(crate) qid: QueueId,
+    pub(crate) counters: Arc<IoCounters>,
+    pub(crate) entries: u32,
+    /// Position of the head of the submission queue; nothing where the host does without flow control.
+    pub(crate) sqhd: Option<u16>,
+    /// Asynchronous Event Requests that wait for something to happen.
+    pub(crate) events: Vec<CommandId>,
+    /// When the host will have been silent for too long.
+    pub(crate) keep_alive: Option<Instant>,
+}
+
+/// Where a command stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// No command is here.
+    Free,
+    /// Its in-capsule data arrives.
+    Capsule,
+    /// It waits for a buffer.
+    Waiting,
+    /// It has its buffer, and the host has been asked for its data.
+    Asked,
+    /// It waits for the engine.
+    Ready,
+    /// The engine works on it.
+    InEngine,
+    /// It waits for the host to take what was sent to it before.
+    Parked,
+}
+
+/// Which pool a buffer is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pool {
+    Data,
+    Capsule,
+}
+
+/// A command on its way. Its place among the connection's slots is its transfer tag.
+pub(crate) struct Slot {
+    pub(crate) stage: Stage,
+    pub(crate) sqe: Sqe,
+    pub(crate) work: Work,
+    pub(crate) lane: Option<LaneId>,
+    pub(crate) buffer: Option<(PoolBuf, Pool)>,
+    /// The engine has the buffer, which is from this pool.
+    pub(crate) lent: Option<Pool>,
+    /// Bytes of the command's data, in whichever direction.
+    pub(crate) data_bytes: u32,
+    /// Bytes of it that the host has sent.
+    pub(crate) received: u32,
+    /// A data digest did not match.
+    pub(crate) corrupt: bool,
+}
+
+/// The two ends of a connection, where they have addresses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Ends {
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) local: Option<SocketAddr>,
+}
+
+/// One connection.
+pub(crate) struct Connection<S> {
+    pub(crate) key: ConnectionKey,
+    pub(crate) ends: Ends,
+    pub(crate) stream: Option<S>,
+    pub(crate) phase: Phase,
+    /// What the host may send.
+    pub(crate) rules: PduRules,
+    /// How PDUs to the host are built.
+    pub(crate) framing: Framing,
+    pub(crate) receiving: Receiving,
+    /// The beginning of a header, or of a data digest, that has not wholly arrived.
+    pub(crate) carry: [u8; MAX_HEADER_BYTES],
+    pub(crate) carry_bytes: usize,
+    /// Received and not yet looked at: buffers were short, or the connection moves to another reactor.
+    pub(crate) leftover: Vec<u8>,
+    /// Waits for a buffer for in-capsule data.
+    pub(crate) starved: bool,
+    pub(crate) sending: SendQueue,
+    pub(crate) send_blocked: bool,
+    pub(crate) queue: Option<Queue>,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) free_slots: Vec<u16>,
+    /// Operations in the engine.
+    pub(crate) in_engine: usize,
+    /// Commands whose data the host has been asked for.
+    pub(crate) asked: usize,
+    /// Commands that wait for the host to take what was sent.
+    pub(crate) parked: Vec<u16>,
+    /// The reactor that this I/O queue was given.
+    pub(crate) placed_on: Option<usize>,
+    /// The same, until it has moved there.
+    pub(crate) moving_to: Option<usize>,
+    /// The handshake, or lingering, ends by then.
+    pub(crate) phase_deadline: Option<Instant>,
+    /// The host owes bytes, and must send some by then.
+    pub(crate) receive_deadline: Option<Instant>,
+    /// Bytes wait for the host to take them, and it must take some by then.
+    pub(crate) send_deadline: Option<Instant>,
+}
+
+impl<S: Stream> Connection<S> {
+    pub(crate) fn new(stream: S, ends: Ends, key: ConnectionKey, now: Instant) -> Self {
+        Self {
+            key,
+            ends,
+            stream: Some(stream),
+            phase: Phase::Opening,
+            rules: PduRules::initial(Role::Controller),
+            framing: Framing::default(),
+            receiving: Receiving::Header,
+            carry: [0; MAX_HEADER_BYTES],
+            carry_bytes: 0,
+            leftover: Vec::new(),
+            starved: false,
+            sending: SendQueue::default(),
+            send_blocked: false,
+            queue: None,
+            slots: Vec::new(),
+            free_slots: Vec::new(),
+            in_engine: 0,
+            asked: 0,
+            parked: Vec::new(),
+            placed_on: None,
+            moving_to: None,
+            phase_deadline: Some(now + limits::HANDSHAKE_TIMEOUT),
+            receive_deadline: None,
+            send_deadline: None,
+        }
+    }
+
+    pub(crate) fn command_key(&self, slot: u16) -> CommandKey {
+        CommandKey { connection: self.key.index, slot }
+    }
+
+    /// Whether the worker should read from the stream.
+    pub(crate) fn wants_read(&self) -> bool {
+        self.stream.is_some()
+            && !self.starved
+            && self.moving_to.is_none()
+            && self.sending.waiting_bytes() <= limits::SEND_BACKLOG_BYTES
+    }
+
+    /// Whether the worker should say when the stream takes more.
+    pub(crate) fn wants_write(&self) -> bool {
+        self.stream.is_some() && self.send_blocked
+    }
+
+    /// Whether commands are under way (events that wait for something to happen are not).
+    pub(crate) fn is_busy(&self) -> bool {
+        self.slots.len() > self.free_slots.len() || !self.sending.is_empty()
+    }
+
+    /// Whether nothing is left of it.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.phase == Phase::Closed && self.in_engine == 0
+    }
+
+    /// How many commands the host may have under way.
+    pub(crate) fn max_slots(&self) -> usize {
+        self.queue.as_ref().map_or(1, |queue| queue.entries as usize)
+    }
+
+    /// A place for a command; nothing when the host has filled its queue.
+    pub(crate) fn take_slot(&mut self, slot: Slot) -> Option<u16> {
+        if let Some(index) = self.free_slots.pop() {
+            self.slots[usize::from(index)] = slot;
+            return Some(index);
+        }
+        if self.slots.len() >= self.max_slots() {
+            return None;
+        }
+        self.slots.push(slot);
+        // A queue has at most MAX_QUEUE_ENTRIES, 1024.
+        Some((self.slots.len() - 1) as u16)
+    }
+
+    /// Gives a command's place back, with everything it holds.
+    pub(crate) fn free_slot(&mut self, core: &mut Core, index: u16) {
+        let slot = &mut self.slots[usize::from(index)];
+        if slot.stage == Stage::Free {
+            return;
+        }
+        if slot.stage == Stage::Asked {
+            self.asked -= 1;
+        }
+        slot.stage = Stage::Free;
+        let lane = slot.lane.take();
+        if let Work::Flush { rest } = &mut slot.work {
+            for other in rest.drain(..) {
+                core.lanes.leave(other);
+            }
+        }
+        if let Some((buffer, pool)) = slot.buffer.take() {
+            core.buffer_left(lane, pool, buffer.len());
+        }
+        if let Some(lane) = lane {
+            core.lanes.leave(lane);
+        }
+        self.free_slots.push(index);
+    }
+
+    /// Sends what waits, as far as the stream takes it.
+    pub(crate) fn flush(&mut self, core: &mut Core, scratch: &mut IoVecs, now: Instant) {
+        let Some(stream) = &mut self.stream else { return };
+        if self.sending.is_empty() {
+            return;
+        }
+        match self.sending.send(stream, scratch) {
+            Ok((taken, sent)) => {
+                self.send_blocked = sent == Sent::Blocked;
+                if taken > 0 || self.send_deadline.is_none() {
+                    self.send_deadline = self.send_blocked.then(|| now + limits::SEND_STALL_TIMEOUT);
+                }
+                if taken > 0 {
+                    core.released = true;
+                    self.unpark(core);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(peer = ?self.ends.peer, %error, "connection ended while sending");
+                self.close(core);
+            }
+        }
+    }
+
+    /// Lets commands go on that waited for the host to take what was sent.
+    fn unpark(&mut self, core: &mut Core) {
+        for index in std::mem::take(&mut self.parked) {
+            let key = self.command_key(index);
+            let slot = &mut self.slots[usize::from(index)];
+            if let (Stage::Parked, Some(lane)) = (slot.stage, slot.lane) {
+                slot.stage = Stage::Waiting;
+                core.lanes.wait(lane, key);
+            }
+        }
+    }
+
+    /// Ends the connection because the host broke the protocol; tells it why. `header` is what offended.
+    pub(crate) fn terminate(&mut self, core: &mut Core, reason: TermReq, header: &[u8], now: Instant) {
+        tracing::warn!(peer = ?self.ends.peer, reason = %reason.fes, fei = reason.fei, "a host broke the protocol; ending its connection");
+        count(&core.subsystem.faults.protocol_errors);
+        self.abandon(core);
+        let mut pdu = [0; TERM_REQ_MAX_LEN];
+        let len = reason.encode(Role::Controller, header, &mut pdu);
+        self.sending.push(Payload::Bytes(pdu[..len].into()), None, |_| 0);
+        self.linger(core, now);
+    }
+
+    /// Goes on just long enough for the host to read what was sent to it.
+    pub(crate) fn linger(&mut self, core: &mut Core, now: Instant) {
+        self.abandon(core);
+        self.phase = Phase::Lingering;
+        self.phase_deadline = Some(now + limits::TERMINATE_LINGER);
+        core.to_send(self.key.index);
+    }
+
+    /// Ends the connection at once. What the engine still does goes on until it ends by itself.
+    pub(crate) fn close(&mut self, core: &mut Core) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        self.abandon(core);
+        self.phase = Phase::Closed;
+        self.stream = None;
+        self.sending.clear();
+        self.send_blocked = false;
+        self.phase_deadline = None;
+        core.released = true;
+        core.ended.push(self.key.index);
+    }
+
+    /// Gives up all commands but those that the engine works on, and the controller where this is its admin queue.
+    fn abandon(&mut self, core: &mut Core) {
+        for index in 0..self.slots.len() as u16 {
+            let key = self.command_key(index);
+            let slot = &self.slots[usize::from(index)];
+            match slot.stage {
+                Stage::Free | Stage::InEngine => {}
+                Stage::Waiting | Stage::Ready => {
+                    if let Some(lane) = slot.lane {
+                        core.lanes.forget(lane, key);
+                    }
+                    self.free_slot(core, index);
+                }
+                Stage::Capsule | Stage::Asked | Stage::Parked => self.free_slot(core, index),
+            }
+        }
+        self.parked.clear();
+        self.leftover = Vec::new();
+        self.starved = false;
+        self.receiving = Receiving::Header;
+        self.carry_bytes = 0;
+        self.receive_deadline = None;
+        self.send_deadline = None;
+        if let Some(queue) = &mut self.queue {
+            queue.events.clear();
+            queue.keep_alive = None;
+            if queue.qid.is_admin() {
+                core.subsystem.remove_controller(&queue.controller);
+            }
+        }
+    }
+
+    /// The last of a connection: its queue no longer belongs to the controller.
+    pub(crate) fn unregister(&mut self) {
+        if let Some(queue) = self.queue.take()
+            && !queue.qid.is_admin()
+        {
+            queue.controller.remove_io_queue(queue.qid);
+        }
+    }
+
+    /// The next moment at which time matters.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let keep_alive = self.queue.as_ref().and_then(|queue| queue.keep_alive);
+        [self.phase_deadline, keep_alive, self.receive_deadline, self.send_deadline].into_iter().flatten().min()
+    }
+
+    /// Does what is due by now.
+    pub(crate) fn on_time(&mut self, core: &mut Core, now: Instant) {
+        let due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        let reason = if due(self.phase_deadline) {
+            if self.phase == Phase::Lingering {
+                self.close(core);
+                return;
+            }
+            "it did not connect a queue in time"
+        } else if let Some(queue) = self.queue.as_ref().filter(|queue| due(queue.keep_alive)) {
+            queue.controller.fail();
+            "its keep-alive timeout passed"
+        } else if due(self.receive_deadline) {
+            "it did not send what it owed"
+        } else if due(self.send_deadline) {
+            "it did not take what was sent to it"
+        } else {
+            return;
+        };
+        tracing::warn!(peer = ?self.ends.peer, reason, "closing a host's connection");
+        count(&core.subsystem.faults.timeouts);
+        self.close(core);
+    }
+}

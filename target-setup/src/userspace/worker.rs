@@ -1,0 +1,587 @@
+//! A worker: the connections of one reactor, and what they share.
+//!
+//! It is driven from outside: its reactor (or a simulation) says which stream or engine is ready and what time it is,
+//! then calls [`Worker::settle`], which does everything that can be done and leaves the rest for the next event.
+
+use super::command::{After, OperationBuffer};
+use super::connection::{Connection, Ends, Phase, Pool, Stage};
+use super::lane::{CommandKey, LaneId, Lanes};
+use super::limits;
+use super::mailbox::{ConnectionKey, Letter, Mailbox};
+use super::placement::Placement;
+use super::subsystem::Subsystem;
+use nvferry_io::pool::PoolConfig;
+use nvferry_io::vector::IoVecs;
+use nvferry_io::{AlignedBuf, BufferPool, IoBuf, IoCompletion, IoEngine, IoRequest, PoolBuf, Stream};
+use nvferry_wire::{Status, StatusCode};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+/// What a worker's connections share.
+pub(crate) struct Core {
+    /// The worker's number among its target's.
+    pub(crate) index: usize,
+    pub(crate) subsystem: Arc<Subsystem>,
+    pub(crate) placement: Arc<Placement>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) lanes: Lanes,
+    pub(crate) engine: Box<dyn IoEngine>,
+    pub(crate) data_pool: BufferPool,
+    pub(crate) capsule_pool: BufferPool,
+    /// Connections that wait for a buffer for in-capsule data.
+    pub(crate) starved: VecDeque<ConnectionKey>,
+    /// Buffers or places in the engine have become free.
+    pub(crate) released: bool,
+    /// Connections that have something to send.
+    sending: Vec<u32>,
+    /// Connections that have ended.
+    pub(crate) ended: Vec<u32>,
+    /// Lanes that could not go on.
+    blocked: Vec<LaneId>,
+}
+
+/// A buffer, if there is one.
+pub(crate) enum CoreBuffer {
+    Lent(PoolBuf),
+    /// None is free; one will be.
+    Later,
+    /// None for this namespace, which has taken its share.
+    Refused,
+}
+
+/// Memory that a worker uses for one receive or send at a time.
+pub(crate) struct Scratch {
+    pub(crate) buffer: AlignedBuf,
+    pub(crate) iovecs: IoVecs,
+}
+
+/// One reactor's connections, and what they share.
+pub(crate) struct Worker<S> {
+    pub(crate) core: Core,
+    scratch: Scratch,
+    connections: Vec<Option<Box<Connection<S>>>>,
+    generations: Vec<u32>,
+    free: Vec<u32>,
+    done: Vec<IoCompletion>,
+    /// Queues that are to live on other reactors.
+    departures: Vec<(usize, Box<Connection<S>>)>,
+    /// No connection has a deadline before this.
+    next_deadline: Option<Instant>,
+    /// Connections whose readiness may interest the reactor in another way than before.
+    touched: Vec<u32>,
+}
+
+impl Core {
+    /// Notes that a connection has something to send.
+    pub(crate) fn to_send(&mut self, index: u32) {
+        if self.sending.last() != Some(&index) {
+            self.sending.push(index);
+        }
+    }
+
+    /// A buffer for in-capsule data. A namespace gets no more than what is left for others.
+    pub(crate) fn capsule_buffer(&mut self, lane: Option<LaneId>, bytes: usize) -> CoreBuffer {
+        let left = limits::CAPSULE_POOL_BYTES.saturating_sub(self.capsule_pool.stats().in_use_bytes);
+        let held = lane.and_then(|lane| self.lanes.get(lane)).map_or(0, |lane| lane.capsule_bytes);
+        if held > left {
+            return CoreBuffer::Refused;
+        }
+        let Some(buffer) = self.capsule_pool.get(bytes) else { return CoreBuffer::Later };
+        if let Some(lane) = lane.and_then(|lane| self.lanes.get_mut(lane)) {
+            lane.capsule_bytes += buffer.len();
+        }
+        CoreBuffer::Lent(buffer)
+    }
+
+    /// A command no longer holds a buffer of this size.
+    pub(crate) fn buffer_left(&mut self, lane: Option<LaneId>, pool: Pool, bytes: usize) {
+        self.released = true;
+        if let Some(lane) = lane.and_then(|lane| self.lanes.get_mut(lane)) {
+            match pool {
+                Pool::Data => lane.data_bytes -= bytes,
+                Pool::Capsule => lane.capsule_bytes -= bytes,
+            }
+        }
+    }
+
+    /// Bytes of data buffers that nobody holds.
+    fn data_left(&self) -> usize {
+        limits::DATA_POOL_BYTES.saturating_sub(self.data_pool.stats().in_use_bytes)
+    }
+
+    /// Whether a lane with `in_engine` operations in the engine may have one more.
+    fn engine_has_room(&self, in_engine: usize) -> bool {
+        let left = self.engine.capacity().saturating_sub(self.engine.in_flight());
+        left > 0 && (in_engine == 0 || in_engine < left)
+    }
+}
+
+impl<S: Stream> Worker<S> {
+    pub(crate) fn new(
+        index: usize,
+        subsystem: Arc<Subsystem>,
+        placement: Arc<Placement>,
+        mailbox: Arc<Mailbox>,
+        engine: Box<dyn IoEngine>,
+    ) -> Self {
+        let data = PoolConfig {
+            max_bytes: limits::DATA_POOL_BYTES,
+            max_idle_bytes: limits::DATA_POOL_IDLE_BYTES,
+            ..PoolConfig::default()
+        };
+        // 4 KiB and 16 KiB: in-capsule data has no more.
+        let capsule = PoolConfig {
+            tiers: 2,
+            max_bytes: limits::CAPSULE_POOL_BYTES,
+            max_idle_bytes: limits::CAPSULE_POOL_IDLE_BYTES,
+            ..PoolConfig::default()
+        };
+        Self {
+            core: Core {
+                index,
+                subsystem,
+                placement,
+                mailbox,
+                lanes: Lanes::default(),
+                engine,
+                data_pool: BufferPool::new(data),
+                capsule_pool: BufferPool::new(capsule),
+                starved: VecDeque::new(),
+                released: false,
+                sending: Vec::new(),
+                ended: Vec::new(),
+                blocked: Vec::new(),
+            },
+            scratch: Scratch { buffer: AlignedBuf::pages(limits::RECEIVE_BUFFER_BYTES), iovecs: IoVecs::new() },
+            connections: Vec::new(),
+            generations: Vec::new(),
+            free: Vec::new(),
+            done: Vec::new(),
+            departures: Vec::new(),
+            next_deadline: None,
+            touched: Vec::new(),
+        }
+    }
+
+    /// Takes a new connection. Returns its place.
+    pub(crate) fn accept(&mut self, stream: S, ends: Ends, now: Instant) -> u32 {
+        let key = self.new_key();
+        let connection = Box::new(Connection::new(stream, ends, key, now));
+        self.put(connection);
+        key.index
+    }
+
+    /// Takes a queue that was connected on another worker. Returns its place.
+    pub(crate) fn adopt(&mut self, mut connection: Box<Connection<S>>, now: Instant) -> u32 {
+        let key = self.new_key();
+        connection.key = key;
+        connection.moving_to = None;
+        if let Some(qid) = connection.queue.as_ref().map(|queue| queue.qid) {
+            connection.settle_here(&mut self.core, qid);
+        }
+        connection.resume(&mut self.core, now);
+        self.core.to_send(key.index);
+        self.put(connection);
+        key.index
+    }
+
+    fn new_key(&mut self) -> ConnectionKey {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.connections.push(None);
+            self.generations.push(0);
+            // At most MAX_CONNECTIONS.
+            (self.connections.len() - 1) as u32
+        });
+        ConnectionKey { index, generation: self.generations[index as usize] }
+    }
+
+    fn put(&mut self, connection: Box<Connection<S>>) {
+        let index = connection.key.index;
+        if let Some(deadline) = connection.deadline() {
+            self.next_deadline = Some(self.next_deadline.map_or(deadline, |next| next.min(deadline)));
+        }
+        self.connections[index as usize] = Some(connection);
+        self.touched.push(index);
+    }
+
+    /// The connection at a place.
+    pub(crate) fn connection(&self, index: u32) -> Option<&Connection<S>> {
+        self.connections.get(index as usize)?.as_deref()
+    }
+
+    /// Lets `act` change a connection, if it is there.
+    fn with(&mut self, index: u32, act: impl FnOnce(&mut Connection<S>, &mut Core, &mut Scratch)) {
+        if let Some(mut connection) = self.connections.get_mut(index as usize).and_then(Option::take) {
+            act(&mut connection, &mut self.core, &mut self.scratch);
+            self.put(connection);
+        }
+    }
+
+    /// Something can be read from a stream.
+    pub(crate) fn on_readable(&mut self, index: u32, now: Instant) {
+        self.core.lanes.refresh(&self.core.subsystem.namespaces);
+        self.with(index, |connection, core, scratch| connection.receive(core, scratch, now));
+    }
+
+    /// A stream takes more.
+    pub(crate) fn on_writable(&mut self, index: u32, now: Instant) {
+        self.with(index, |connection, core, scratch| connection.flush(core, &mut scratch.iovecs, now));
+    }
+
+    /// Letters may have come.
+    pub(crate) fn on_mail(&mut self) {
+        for letter in self.core.mailbox.take() {
+            match letter {
+                Letter::CloseQueue(key) if self.is_current(key) => {
+                    self.with(key.index, |connection, core, _| connection.close(core));
+                }
+                Letter::AsyncEvents(key) if self.is_current(key) => {
+                    self.with(key.index, |connection, core, _| connection.report_events(core));
+                }
+                Letter::CloseQueue(_) | Letter::AsyncEvents(_) | Letter::Refresh => {}
+            }
+        }
+    }
+
+    fn is_current(&self, key: ConnectionKey) -> bool {
+        self.connection(key.index).is_some_and(|connection| connection.key == key)
+    }
+
+    /// The next moment at which [`Self::on_time`] has something to do.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.next_deadline
+    }
+
+    /// Does what is due by now.
+    pub(crate) fn on_time(&mut self, now: Instant) {
+        if self.next_deadline.is_none_or(|deadline| deadline > now) {
+            return;
+        }
+        self.next_deadline = None;
+        for index in 0..self.connections.len() as u32 {
+            self.with(index, |connection, core, _| connection.on_time(core, now));
+        }
+    }
+
+    /// Does everything that can be done now: starts commands, ends them, sends.
+    pub(crate) fn settle(&mut self, now: Instant) {
+        self.core.lanes.refresh(&self.core.subsystem.namespaces);
+        loop {
+            self.run_lanes();
+            let ended = self.end_operations();
+            self.resume_starved(now);
+            if self.core.lanes.turns() == 0 {
+                self.send(now);
+            }
+            let released = std::mem::take(&mut self.core.released);
+            if released {
+                for lane in std::mem::take(&mut self.core.blocked) {
+                    self.core.lanes.queue(lane);
+                }
+            }
+            if ended == 0 && self.core.lanes.turns() == 0 && !(released && !self.core.starved.is_empty()) {
+                break;
+            }
+        }
+        if self.core.subsystem.is_draining() {
+            self.close_idle();
+        }
+        self.bury();
+        self.part();
+    }
+
+    /// Gives each lane that has something to do its turn.
+    fn run_lanes(&mut self) {
+        for _ in 0..self.core.lanes.turns() {
+            let Some(lane) = self.core.lanes.next_turn() else { break };
+            if !(self.run_ready(lane) & self.run_waiting(lane)) {
+                self.core.blocked.push(lane);
+            }
+        }
+    }
+
+    /// Starts the lane's commands that have all they need. Tells whether none is left.
+    fn run_ready(&mut self, id: LaneId) -> bool {
+        loop {
+            let Some(lane) = self.core.lanes.get_mut(id) else { return true };
+            let Some(&key) = lane.ready.front() else { return true };
+            let in_engine = lane.in_engine;
+            if !self.core.engine_has_room(in_engine) {
+                return false;
+            }
+            if let Some(lane) = self.core.lanes.get_mut(id) {
+                lane.ready.pop_front();
+            }
+            self.start(id, key);
+        }
+    }
+
+    /// Gives the lane's commands the buffers that they wait for. Tells whether none is left.
+    fn run_waiting(&mut self, id: LaneId) -> bool {
+        loop {
+            let left = self.core.data_left();
+            let Some(lane) = self.core.lanes.get_mut(id) else { return true };
+            let Some(&key) = lane.waiting.front() else { return true };
+            let held = lane.data_bytes;
+            let Some(connection) = self.connections.get_mut(key.connection as usize).and_then(Option::as_mut) else {
+                lane.waiting.pop_front();
+                continue;
+            };
+            let slot = &mut connection.slots[usize::from(key.slot)];
+            let need = slot.data_bytes as usize;
+            if held > 0 && held + need > left {
+                return false;
+            }
+            let unsent = connection.sending.held_bytes();
+            if unsent > 0 && unsent + need > left {
+                // The host does not take what it asked for: others go first.
+                lane.waiting.pop_front();
+                slot.stage = Stage::Parked;
+                connection.parked.push(key.slot);
+                continue;
+            }
+            let Some(buffer) = self.core.data_pool.get(need) else { return false };
+            lane.waiting.pop_front();
+            lane.data_bytes += buffer.len();
+            slot.buffer = Some((buffer, Pool::Data));
+            if matches!(slot.work, super::command::Work::Read { .. }) {
+                slot.stage = Stage::Ready;
+                lane.ready.push_back(key);
+                if !self.run_ready(id) {
+                    return false;
+                }
+            } else {
+                connection.ask(&mut self.core, key.slot);
+            }
+        }
+    }
+
+    /// Hands a command's next operation to the engine; ends the command when there is none.
+    fn start(&mut self, id: LaneId, key: CommandKey) {
+        let Some(connection) = self.connections.get_mut(key.connection as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        let core = &mut self.core;
+        let Some(lane) = core.lanes.get_mut(id) else { return };
+        let slot = &mut connection.slots[usize::from(key.slot)];
+        let own = slot.buffer.as_mut().map(|(buffer, _)| buffer);
+        let Some(operation) = slot.work.operation(lane.namespace(), slot.data_bytes, own) else {
+            connection.complete(core, key.slot, Status::SUCCESS, 0);
+            return;
+        };
+        let buf = match operation.buffer {
+            OperationBuffer::None => IoBuf::None,
+            OperationBuffer::Own(len) => match slot.buffer.take() {
+                Some((buffer, pool)) => {
+                    slot.lent = Some(pool);
+                    IoBuf::Pool(buffer, len)
+                }
+                None => IoBuf::None,
+            },
+            OperationBuffer::Extra(len) => match core.data_pool.get(len) {
+                Some(buffer) => IoBuf::Pool(buffer, len),
+                None => {
+                    // Waiting with one buffer for another could block for ever; Compare is rare, and can be repeated.
+                    connection.complete(core, key.slot, Status::new(StatusCode::CommandInterrupted), 0);
+                    return;
+                }
+            },
+        };
+        let request = IoRequest {
+            token: key.to_token(),
+            file: operation.file,
+            kind: operation.kind,
+            offset: operation.offset,
+            buf,
+        };
+        match core.engine.submit(request) {
+            Ok(()) => {
+                slot.stage = Stage::InEngine;
+                lane.in_engine += 1;
+                connection.in_engine += 1;
+            }
+            Err(request) => {
+                // Full after all: the command keeps its turn.
+                if let (Some(pool), IoBuf::Pool(buffer, _)) = (slot.lent.take(), request.buf) {
+                    slot.buffer = Some((buffer, pool));
+                }
+                slot.stage = Stage::Ready;
+                lane.ready.push_front(key);
+                core.blocked.push(id);
+            }
+        }
+    }
+
+    /// Takes in what the engine has ended. Tells how many operations that were.
+    fn end_operations(&mut self) -> usize {
+        if self.core.engine.in_flight() == 0 {
+            return 0;
+        }
+        if let Err(error) = self.core.engine.flush() {
+            tracing::error!(%error, "the I/O engine cannot hand operations to the system");
+        }
+        let mut done = std::mem::take(&mut self.done);
+        self.core.engine.reap(&mut done);
+        let count = done.len();
+        for completion in done.drain(..) {
+            self.operation_ended(completion);
+        }
+        self.done = done;
+        count
+    }
+
+    fn operation_ended(&mut self, completion: IoCompletion) {
+        let key = CommandKey::from_token(completion.token);
+        let core = &mut self.core;
+        core.released = true;
+        let Some(connection) = self.connections.get_mut(key.connection as usize).and_then(Option::as_mut) else {
+            return;
+        };
+        connection.in_engine -= 1;
+        let slot = &mut connection.slots[usize::from(key.slot)];
+        let mut extra = None;
+        match (slot.lent.take(), completion.buf) {
+            (Some(pool), IoBuf::Pool(buffer, _)) => slot.buffer = Some((buffer, pool)),
+            (None, IoBuf::Pool(buffer, _)) => extra = Some(buffer),
+            _ => {}
+        }
+        let Some((id, lane)) = slot.lane.and_then(|id| core.lanes.get_mut(id).map(|lane| (id, lane))) else {
+            return;
+        };
+        lane.in_engine -= 1;
+        slot.stage = Stage::Ready;
+        if matches!(connection.phase, Phase::Closed | Phase::Lingering) {
+            // Nobody waits for it any more.
+            connection.free_slot(core, key.slot);
+            if connection.is_finished() {
+                core.ended.push(key.connection);
+            }
+            return;
+        }
+        let own = slot.buffer.as_mut().map(|(buffer, _)| buffer);
+        let after =
+            slot.work.operation_ended(lane.namespace(), slot.data_bytes, completion.result, own, extra.as_deref());
+        match after {
+            After::Continue => core.lanes.ready(id, key),
+            After::NextLane(next) => {
+                slot.lane = Some(next);
+                core.lanes.leave(id);
+                core.lanes.ready(next, key);
+            }
+            After::Done(status) => connection.complete(core, key.slot, status, 0),
+        }
+    }
+
+    /// Lets connections go on that waited for buffers for in-capsule data.
+    fn resume_starved(&mut self, now: Instant) {
+        for _ in 0..self.core.starved.len() {
+            let Some(key) = self.core.starved.pop_front() else { break };
+            if !self.is_current(key) {
+                continue;
+            }
+            self.with(key.index, |connection, core, _| connection.resume(core, now));
+            if self.connection(key.index).is_some_and(|connection| connection.starved) {
+                // Still none: those behind have to wait, too.
+                break;
+            }
+        }
+    }
+
+    /// Sends what connections have to send.
+    fn send(&mut self, now: Instant) {
+        for index in std::mem::take(&mut self.core.sending) {
+            self.with(index, |connection, core, scratch| {
+                if !connection.send_blocked {
+                    connection.flush(core, &mut scratch.iovecs, now);
+                }
+            });
+        }
+    }
+
+    /// The target stops: closes what has nothing under way.
+    fn close_idle(&mut self) {
+        for index in 0..self.connections.len() as u32 {
+            self.with(index, |connection, core, _| {
+                let done = match &connection.queue {
+                    None => true,
+                    Some(queue) if queue.qid.is_admin() => !queue.controller.has_io_queues(),
+                    Some(_) => true,
+                };
+                if done && !connection.is_busy() {
+                    connection.close(core);
+                }
+            });
+        }
+    }
+
+    /// Forgets connections of which nothing is left.
+    fn bury(&mut self) {
+        for index in std::mem::take(&mut self.core.ended) {
+            let place = &mut self.connections[index as usize];
+            if !place.as_ref().is_some_and(|connection| connection.is_finished()) {
+                continue;
+            }
+            let Some(mut connection) = place.take() else { continue };
+            connection.unregister();
+            if let Some(reactor) = connection.placed_on {
+                self.core.placement.leave(reactor);
+            }
+            self.core.subsystem.connections.fetch_sub(1, Ordering::Relaxed);
+            self.vacate(index);
+        }
+    }
+
+    fn vacate(&mut self, index: u32) {
+        let generation = &mut self.generations[index as usize];
+        *generation = generation.wrapping_add(1);
+        self.free.push(index);
+    }
+
+    /// Lets queues go that are to live elsewhere.
+    fn part(&mut self) {
+        for at in 0..self.touched.len() {
+            let index = self.touched[at];
+            let place = &mut self.connections[index as usize];
+            let to = place.as_ref().filter(|connection| connection.phase == Phase::Live).and_then(|it| it.moving_to);
+            if let (Some(to), Some(connection)) = (to, place.take_if(|_| to.is_some())) {
+                self.vacate(index);
+                self.departures.push((to, connection));
+            }
+        }
+    }
+
+    /// Queues that are to live on other workers.
+    pub(crate) fn departures(&mut self) -> Vec<(usize, Box<Connection<S>>)> {
+        std::mem::take(&mut self.departures)
+    }
+
+    /// Connections that may be interested in their stream in another way than before. Some may have gone.
+    pub(crate) fn touched(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// Connections, those included of which only operations are left.
+    pub(crate) fn len(&self) -> usize {
+        self.connections.iter().flatten().count()
+    }
+
+    /// Commands that are under way.
+    pub(crate) fn busy(&self) -> usize {
+        self.connections.iter().flatten().map(|connection| connection.slots.len() - connection.free_slots.len()).sum()
+    }
+
+    /// Closes everything at once, and lets go of all namespaces.
+    pub(crate) fn close_all(&mut self) {
+        for index in 0..self.connections.len() as u32 {
+            self.with(index, |connection, core, _| connection.close(core));
+        }
+        for connection in self.connections.iter_mut().filter_map(Option::take) {
+            let mut connection = connection;
+            connection.unregister();
+            self.core.subsystem.connections.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.core.lanes.clear();
+    }
+}
