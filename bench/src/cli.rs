@@ -116,6 +116,9 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum, help_heading = "Target")]
     pub(crate) direct: Option<Switch>,
 
+    /// The transport: NVMe over Fabrics, or one that moves nothing and shows what the engine itself costs
+    #[arg(long, value_enum, default_value_t = Protocol::Nvmeof, help_heading = "Initiator")]
+    pub(crate) protocol: Protocol,
     /// How the initiator is realised: NVMe/TCP in this process, the kernel's, or the file itself on the same machine
     #[arg(long, alias = "host-driver", value_enum, default_value_t = HostDriver::Userspace, help_heading = "Initiator")]
     pub(crate) host_driver: HostDriver,
@@ -125,6 +128,10 @@ pub(crate) struct RunArgs {
     /// Worker threads, one queue pair each [default: 8, never more than useful on this machine]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64), value_name = "N", help_heading = "Initiator")]
     pub(crate) workers: Option<u32>,
+
+    /// Microseconds that a worker looks for completions before it sleeps; 0 never spins [default: 0]
+    #[arg(long, alias = "spin-us", value_parser = clap::value_parser!(u32).range(0..=1_000_000), value_name = "MICROSECONDS", help_heading = "Initiator")]
+    pub(crate) spin_us: Option<u32>,
 
     /// The unit of throughput, a second
     #[arg(long, alias = "report-unit", default_value = "GB", value_name = "UNIT", help_heading = "Report")]
@@ -179,6 +186,16 @@ pub(crate) enum Pattern {
     Random,
     /// One after the other, then from the start again
     Sequential,
+}
+
+/// The transport.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Protocol {
+    /// NVMe over Fabrics
+    #[value(name = "nvmeof_generic")]
+    Nvmeof,
+    /// Moves nothing
+    Null,
 }
 
 /// The fabric.
@@ -306,7 +323,7 @@ mod tests {
         assert_eq!(cli.run.operation, Direction::Write);
         assert_eq!(cli.run.block_size, 65536);
         assert_eq!(cli.run.trsvcid, Some(4420));
-        assert_eq!(cli.run.report_unit.name(), "GB");
+        assert_eq!(cli.run.report_unit.to_string(), "GB");
     }
 
     #[test]

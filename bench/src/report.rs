@@ -38,6 +38,11 @@ impl Outcome {
         self.phases().map(of).sum()
     }
 
+    /// Blocks that were compared with the pattern.
+    pub(crate) fn verified(&self) -> u64 {
+        self.sum(|phase| phase.verified)
+    }
+
     fn first_failure(&self) -> Option<&str> {
         self.phases().find_map(|phase| phase.first_failure.as_deref())
     }
@@ -58,7 +63,7 @@ impl Outcome {
         Some(format!(
             "{} of {} blocks are not what was written, the first at byte {} of {}: expected {}, got {}",
             self.sum(|phase| phase.mismatched),
-            self.sum(|phase| phase.verified),
+            self.verified(),
             mismatch.offset,
             self.files[*file].path,
             hex(&mismatch.expected),
@@ -113,7 +118,8 @@ fn latencies_us(totals: &Totals) -> Option<[(&'static str, f64); 6]> {
     ])
 }
 
-fn word<T: clap::ValueEnum>(value: T) -> String {
+/// A flag's value, as it is written on the command line.
+pub(crate) fn word<T: clap::ValueEnum>(value: T) -> String {
     value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
@@ -158,7 +164,7 @@ pub(crate) fn text(outcome: &Outcome, workload: &Workload, args: &RunArgs) -> St
     let sides = if args.mode == Mode::Loopback { "target and initiator" } else { "the initiator alone" };
     lines.push(format!("CPU {:.3} s per GB ({sides})", figures.cpu_seconds_per_gb));
     if workload.verify {
-        let (verified, mismatched) = (outcome.sum(|p| p.verified), outcome.sum(|p| p.mismatched));
+        let (verified, mismatched) = (outcome.verified(), outcome.sum(|p| p.mismatched));
         let said = if mismatched == 0 { "no mismatch".to_owned() } else { format!("{mismatched} mismatched") };
         lines.push(format!("Verified {verified} blocks of {}: {said}", show_size(workload.block_bytes)));
     }
@@ -175,7 +181,7 @@ pub(crate) fn json(outcome: &Outcome, workload: &Workload, args: &RunArgs, segme
     });
     let verify = workload.verify.then(|| {
         json!({
-            "blocks": outcome.sum(|phase| phase.verified),
+            "blocks": outcome.verified(),
             "mismatched": outcome.sum(|phase| phase.mismatched),
             "first": outcome.first_mismatch().map(|(file, mismatch)| json!({
                 "file": outcome.files[*file].path, "offset": mismatch.offset,

@@ -45,15 +45,17 @@ impl StopSignal {
         self.signal.load(Ordering::Relaxed) != 0
     }
 
+    /// The signal that came, if one did.
+    pub(crate) fn number(&self) -> Option<i32> {
+        Some(self.signal.load(Ordering::Relaxed)).filter(|number| *number != 0)
+    }
+
     /// An error when a signal came: for between the steps of a set-up.
     ///
     /// # Errors
     /// [`Interrupted`].
     pub(crate) fn check(&self) -> Result<(), Interrupted> {
-        match self.signal.load(Ordering::Relaxed) {
-            0 => Ok(()),
-            signal => Err(Interrupted(signal)),
-        }
+        self.number().map_or(Ok(()), |signal| Err(Interrupted(signal)))
     }
 
     /// Waits for the first signal and tells its number.

@@ -66,11 +66,6 @@ impl RateUnit {
         Self { name: "b", bits: 1 },
     ];
 
-    /// Its name, as it is written on the command line.
-    pub(crate) fn name(self) -> &'static str {
-        self.name
-    }
-
     /// So many bytes a second, in this unit a second.
     pub(crate) fn from_bytes_per_second(self, bytes_per_second: f64) -> f64 {
         bytes_per_second * 8.0 / self.bits as f64

@@ -18,7 +18,6 @@ use clap::{Args, ValueEnum};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 /// Bytes of a request without its payload: an NVMe/TCP command capsule.
 const REQUEST_BYTES: usize = 72;
@@ -91,7 +90,7 @@ pub(crate) struct WireLimitArgs {
 }
 
 /// Runs the client, or the server when the client started this process as such.
-pub(crate) fn main(args: &WireLimitArgs) -> Result<ExitCode> {
+pub(crate) fn main(args: &WireLimitArgs) -> Result<()> {
     let (size, depth) = (args.size, args.depth);
     if size == 0 || size > 1 << 30 || depth == 0 || depth > 1 << 16 || size * depth as u64 > 4 << 30 {
         bail!("a size of {size} bytes at depth {depth} cannot be measured: both must be above 0, together below 4 GiB");
@@ -102,12 +101,7 @@ pub(crate) fn main(args: &WireLimitArgs) -> Result<ExitCode> {
     if !(args.seconds > 0.0 && args.seconds <= 86_400.0) {
         bail!("{} seconds cannot be measured: give a time above 0 and up to a day", args.seconds);
     }
-    if args.serve {
-        server::serve(args)?
-    } else {
-        client::measure(args)?
-    }
-    Ok(ExitCode::SUCCESS)
+    if args.serve { server::serve(args) } else { client::measure(args) }
 }
 
 /// Keeps the calling thread, and so this process of one thread, on one CPU.

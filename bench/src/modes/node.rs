@@ -1,0 +1,100 @@
+//! An engine with the NVMe-oF transport in it, as the command line wants both.
+
+use crate::cli::{AddressFamily, Digests, Fabric, HostDriver, Protocol, RunArgs, Switch, TargetDriver};
+use crate::files::LocalFile;
+use anyhow::{Context, Result};
+use nvferry_engine::null::NullTransportFactory;
+use nvferry_engine::{Deadline, SegmentDesc, TransferEngine, null};
+//NVMEOF use nvferry_nvmeof::NvmeofOptions;
+use std::time::Duration;
+
+/// The NVMe-oF transport's name.
+const NVMEOF: &str = "nvmeof_generic";
+/// How long an engine may take to end what it has under way and withdraw what it published.
+const SHUTDOWN: Duration = Duration::from_secs(10);
+
+/// Whether an engine offers files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Offers {
+    /// On this port; 0 takes a free one.
+    Files { port: u16 },
+    /// Nothing.
+    Nothing,
+}
+
+/// Makes an engine of this name. Nothing is published yet.
+pub(super) fn start(args: &RunArgs, metadata: &str, name: &str, offers: Offers) -> Result<TransferEngine> {
+    let engine = TransferEngine::builder()
+        .metadata(metadata)
+        .server_name(name)
+        .request_timeout(args.timeout)
+        //NVMEOF .transport_factory(nvferry_nvmeof::factory(NvmeofOptions::new()))
+        .transport(NullTransportFactory::default())
+        .build()?;
+    match args.protocol {
+        Protocol::Nvmeof => engine.install_transport(NVMEOF, transport_text(args, offers).as_str())?,
+        Protocol::Null => engine.install_transport(null::PROTOCOL, "")?,
+    }
+    Ok(engine)
+}
+
+/// The transport's own text: its transport id, and every setting that the command line names.
+fn transport_text(args: &RunArgs, offers: Offers) -> String {
+    let mut words = Vec::new();
+    if let Offers::Files { port } = offers {
+        words.push(format!("trtype={}", if args.trtype == Fabric::Tcp { "tcp" } else { "rdma" }));
+        let family = args.adrfam.unwrap_or(match args.traddr.contains(':') {
+            true => AddressFamily::Ipv6,
+            false => AddressFamily::Ipv4,
+        });
+        words.push(format!("adrfam={}", if family == AddressFamily::Ipv4 { "ipv4" } else { "ipv6" }));
+        words.push(format!("traddr={}", args.traddr));
+        words.push(format!("trsvcid={port}"));
+        words.push(format!(
+            "target_driver={}",
+            if args.target_driver == TargetDriver::Userspace { "userspace" } else { "nvmet" }
+        ));
+    }
+    words.push(match args.host_driver {
+        HostDriver::Userspace => "host_driver=userspace".into(),
+        HostDriver::Kernel => "host_driver=kernel".into(),
+        HostDriver::Local => "host_driver=local".into(),
+    });
+    let on_off = |on: bool| if on { "on" } else { "off" };
+    words.push(format!("hdgst={}", on_off(matches!(args.digests, Digests::Header | Digests::Both))));
+    words.push(format!("ddgst={}", on_off(matches!(args.digests, Digests::Data | Digests::Both))));
+    words.extend(args.workers.map(|workers| format!("workers={workers}")));
+    words.extend(args.spin_us.map(|us| format!("spin_us={us}")));
+    words.extend(args.direct.map(|direct| format!("direct={}", on_off(direct == Switch::On))));
+    words.join(" ")
+}
+
+/// Offers the files, all or none: what was offered before one failed goes with the engine.
+pub(super) fn offer(engine: &TransferEngine, files: &[LocalFile]) -> Result<()> {
+    for file in files {
+        engine.register_local_file(&file.path, file.size_bytes)?;
+    }
+    Ok(())
+}
+
+/// Ends an engine: withdraws what it published.
+pub(super) fn stop(engine: &TransferEngine) -> Result<()> {
+    engine.shutdown(Deadline::after(SHUTDOWN)).context("cannot end the engine as it should")
+}
+
+/// Where a segment's target listens, as people read it; nothing where it does not say.
+pub(super) fn address(segment: &SegmentDesc) -> String {
+    let trid = segment.extra.get("nvmeof_generic_trid");
+    let field = |name: &str| trid.and_then(|trid| trid.get(name)).and_then(|value| value.as_str());
+    match (field("traddr"), field("trsvcid")) {
+        (Some(address), Some(port)) if address.contains(':') => format!("[{address}]:{port}"),
+        (Some(address), Some(port)) => format!("{address}:{port}"),
+        _ => format!("the transport {}", segment.protocol),
+    }
+}
+
+/// This machine's name.
+pub(super) fn host_name() -> String {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    name.filter(|name| !name.is_empty()).unwrap_or_else(|| "localhost".into())
+}
