@@ -195,6 +195,10 @@ mod tests {
         let pdu = DataPdu { end: DataEnd::LastWithSuccess, ..decode(4, 24 + 512, 512).unwrap() };
         pdu.encode_h2c(&Framing::default(), &mut out);
         assert_eq!(out[1], PduFlags::LAST.0, "a host reports no success");
+        out[1] |= PduFlags::SUCCESS.0;
+        let rules = PduRules { receiver: Role::Controller, ..RULES };
+        let common = CommonHeader::decode(out.first_chunk().unwrap(), &rules).unwrap();
+        assert_eq!(DataPdu::decode(&common, &out).map_err(|e| e.fei()), Err(1));
     }
 
     #[test]
