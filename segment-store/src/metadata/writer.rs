@@ -214,12 +214,13 @@ impl Writer {
                 answers.into_iter().for_each(|(answer, ..)| drop(answer.send(Err(error.clone()))));
                 return;
             }
-            self.shared.show(&changes);
+            if expired > 0 {
+                tracing::info!(entries = expired, "removed what owners left behind that stopped renewing");
+                self.metrics.expired_entries.inc_by(expired as u64);
+            }
+            // Counted first: whoever sees the change sees it counted.
             self.count();
-        }
-        if expired > 0 {
-            tracing::info!(entries = expired, "removed what owners left behind that stopped renewing");
-            self.metrics.expired_entries.inc_by(expired as u64);
+            self.shared.show(&changes);
         }
         // Whoever has gone away meanwhile does not hear of it.
         answers.into_iter().for_each(|(answer, outcome, _)| drop(answer.send(Ok(outcome))));

@@ -17,11 +17,29 @@ impl Keys {
         Self { prefix }
     }
 
+    /// What all keys begin with.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// The key of a segment's description.
     #[must_use]
     pub fn segment(&self, name: &str) -> String {
         let kind = if name.contains('/') { "" } else { "ram/" };
         format!("{}{kind}{name}", self.prefix)
+    }
+
+    /// The segment whose description a key holds; `None` for keys of another kind or another cluster.
+    #[must_use]
+    pub fn segment_name<'a>(&self, key: &'a str) -> Option<&'a str> {
+        let rest = key.strip_prefix(&self.prefix)?;
+        match rest.split_once('/') {
+            Some(("ram", name)) => (!name.is_empty() && !name.contains('/')).then_some(name),
+            Some(("rpc_meta", _)) | None => None,
+            // Where no cluster is set, what other clusters published looks like a segment in a directory.
+            Some((_, name)) => (!name.starts_with("ram/") && !name.starts_with("rpc_meta/")).then_some(rest),
+        }
     }
 
     /// The key that says where a server name is reached, and whose it is.
@@ -41,6 +59,19 @@ mod tests {
         assert_eq!(keys.segment("10.0.0.7:8081"), "mooncake/ram/10.0.0.7:8081");
         assert_eq!(keys.segment("pool/a"), "mooncake/pool/a");
         assert_eq!(keys.rpc_meta("10.0.0.7:8081"), "mooncake/rpc_meta/10.0.0.7:8081");
+    }
+
+    #[test]
+    fn segments_are_found_by_their_keys() {
+        let keys = Keys::new(None);
+        for name in ["10.0.0.7:8081", "a", "pool/a"] {
+            assert_eq!(keys.segment_name(&keys.segment(name)), Some(name));
+        }
+        let blue = Keys::new(Some("blue"));
+        assert_eq!(blue.segment_name(&blue.segment("a")), Some("a"));
+        for key in [keys.rpc_meta("a"), blue.segment("a"), blue.rpc_meta("a"), "mooncake/ram/".into(), "other".into()] {
+            assert_eq!(keys.segment_name(&key), None, "{key}");
+        }
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //!
 //! What this project's server can do beyond the original's travels where the original does not look: the headers
 //! `X-Nvferry-Owner` and `X-Nvferry-Ttl-Ms` on `PUT` and `DELETE` (entries of an owner that stopped renewing expire), the
-//! header `X-Nvferry-Version` on answers, and `wait_ms=` and `version=` on `GET` (answer when the version is another one,
-//! or after that long). With a server that lacks these, nothing expires and readers learn of changes when they miss
-//! something.
+//! header `X-Nvferry-Version` on answers, and on `GET` `wait_ms=` and `version=` (answer when the version is another one,
+//! or after that long) or `prefix=` and `after=` in place of the key (list keys). With a server that lacks these, nothing
+//! expires, readers learn of changes when they miss something, and listing is refused.
 
 use super::{MetadataError, MetadataStore, OnChange, Ownership, Versioned, Watch, shorten};
 use crate::control_runtime::control_runtime;
@@ -21,6 +21,8 @@ const VERSION_HEADER: &str = "X-Nvferry-Version";
 
 /// The longest answer that is taken, in bytes: twice what this project's server holds.
 const ANSWER_BYTES: usize = 8 << 20;
+/// The longest listing that is taken, in bytes of all its answers.
+const LISTING_BYTES: usize = 64 << 20;
 /// Tries of one call whose connection broke. All calls are idempotent.
 const TRIES: u32 = 3;
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
@@ -46,11 +48,31 @@ struct Answer {
     body: Vec<u8>,
 }
 
+/// One page of a listing.
+#[derive(serde::Deserialize)]
+struct Page {
+    keys: Vec<Listed>,
+    #[serde(default)]
+    next_after: Option<String>,
+}
+
+#[derive(serde::Deserialize)]
+struct Listed {
+    key: String,
+}
+
+/// What a call is about.
+#[derive(Debug, Clone)]
+enum Subject {
+    Key(String),
+    KeysThatBegin(String),
+}
+
 /// One call, to be tried until the deadline.
 #[derive(Debug, Clone)]
 struct Call {
     method: Method,
-    key: String,
+    subject: Subject,
     query: String,
     body: Option<String>,
     owner: Option<Ownership>,
@@ -58,11 +80,23 @@ struct Call {
 
 impl Call {
     fn new(method: Method, key: &str) -> Self {
-        Self { method, key: key.to_owned(), query: String::new(), body: None, owner: None }
+        Self { method, subject: Subject::Key(key.to_owned()), query: String::new(), body: None, owner: None }
     }
 
     fn attempt(&self) -> String {
-        format!("{} of {}", self.method, self.key)
+        match &self.subject {
+            Subject::Key(key) => format!("{} of {key}", self.method),
+            Subject::KeysThatBegin(prefix) => format!("listing of {prefix}"),
+        }
+    }
+
+    fn target(&self, url: &str) -> String {
+        let separator = if url.contains('?') { '&' } else { '?' };
+        let (name, value) = match &self.subject {
+            Subject::Key(key) => ("key", key),
+            Subject::KeysThatBegin(prefix) => ("prefix", prefix),
+        };
+        format!("{url}{separator}{name}={}{}", percent_encoded(value), self.query)
     }
 }
 
@@ -99,7 +133,10 @@ impl HttpStore {
             // The receiver is gone only if its thread is.
             let _ = sender.send(store.call_until(call, deadline).await);
         });
-        receiver.recv().map_err(|_| client_error("the control thread ended".into()))?
+        // The task keeps the deadline itself; the slack is for a control thread that is held up.
+        receiver
+            .recv_timeout(deadline.remaining() + Duration::from_secs(1))
+            .unwrap_or_else(|_| Err(client_error("the control thread is held up".into())))
     }
 
     async fn call_until(&self, call: Call, deadline: Deadline) -> Result<Answer, MetadataError> {
@@ -125,9 +162,7 @@ impl HttpStore {
     }
 
     async fn try_once(&self, call: &Call) -> Result<Answer, Trouble> {
-        let separator = if self.url.contains('?') { '&' } else { '?' };
-        let url = format!("{}{separator}key={}{}", self.url, percent_encoded(&call.key), call.query);
-        let mut request = self.client.request(call.method.clone(), url);
+        let mut request = self.client.request(call.method.clone(), call.target(&self.url));
         if let Some(owner) = &call.owner {
             request = request.header(OWNER_HEADER, &owner.id);
             if call.body.is_some() {
@@ -156,10 +191,13 @@ impl HttpStore {
 
     fn trouble(&self, call: &Call, error: &reqwest::Error) -> Trouble {
         let (location, attempt) = (self.url.clone(), call.attempt());
-        let unreachable = MetadataError::Unreachable { location, attempt, cause: causes(error) };
+        let cause = causes(error);
         // Nobody listening does not get better within milliseconds; neither does a request that is wrong.
-        let hopeless = error.is_connect() || error.is_builder();
-        if hopeless { Trouble::Final(unreachable) } else { Trouble::Broken(unreachable) }
+        if error.is_connect() || error.is_builder() {
+            Trouble::Final(MetadataError::Unreachable { location, attempt, cause })
+        } else {
+            Trouble::Broken(MetadataError::Broken { location, attempt, cause })
+        }
     }
 
     fn refused(&self, call: &Call, answer: &Answer) -> MetadataError {
@@ -213,6 +251,34 @@ impl MetadataStore for HttpStore {
             StatusCode::OK => Ok(true),
             StatusCode::NOT_FOUND => Ok(false),
             _ => Err(self.refused(&call, &answer)),
+        }
+    }
+
+    fn list(&self, prefix: &str, deadline: Deadline) -> Result<Vec<String>, MetadataError> {
+        let mut keys: Vec<String> = Vec::new();
+        let mut received_bytes = 0;
+        let mut call = Call { subject: Subject::KeysThatBegin(prefix.to_owned()), ..Call::new(Method::GET, "") };
+        loop {
+            let answer = self.call(call.clone(), deadline)?;
+            if answer.status != StatusCode::OK {
+                return Err(self.refused(&call, &answer));
+            }
+            received_bytes += answer.body.len();
+            if received_bytes > LISTING_BYTES {
+                let (location, attempt) = (self.url.clone(), call.attempt());
+                return Err(MetadataError::TooLarge { location, attempt, limit_bytes: LISTING_BYTES });
+            }
+            let page: Page = serde_json::from_slice(&answer.body).map_err(|_| MetadataError::NotText {
+                location: self.url.clone(),
+                attempt: call.attempt(),
+                received: shorten(&String::from_utf8_lossy(&answer.body)),
+            })?;
+            keys.extend(page.keys.into_iter().map(|listed| listed.key));
+            // A page that does not lead on ends it, whatever it says.
+            match page.next_after.filter(|after| keys.last() == Some(after)) {
+                Some(after) => call.query = format!("&after={}", percent_encoded(&after)),
+                None => return Ok(keys),
+            }
         }
     }
 

@@ -135,6 +135,10 @@ impl MetadataStore for MemoryStore {
         Ok(true)
     }
 
+    fn list(&self, prefix: &str, _deadline: Deadline) -> Result<Vec<String>, MetadataError> {
+        Ok(self.keys().into_iter().filter(|key| key.starts_with(prefix)).collect())
+    }
+
     fn watch(&self, key: &str, known: Option<u64>, on_change: OnChange) -> Option<Watch> {
         let mut entries = self.entries.lock();
         entries.last_watch += 1;

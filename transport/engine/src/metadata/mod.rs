@@ -85,6 +85,12 @@ pub trait MetadataStore: Send + Sync {
     /// As for [`MetadataStore::put`].
     fn remove(&self, key: &str, owner: Option<&Ownership>, deadline: Deadline) -> Result<bool, MetadataError>;
 
+    /// All keys that begin with `prefix`, in order.
+    ///
+    /// # Errors
+    /// As for [`MetadataStore::get`]; [`MetadataError::Refused`] from a service that cannot list, as the original's.
+    fn list(&self, prefix: &str, deadline: Deadline) -> Result<Vec<String>, MetadataError>;
+
     /// Calls `on_change` whenever the key's version is not `known` any more. `None` when the service cannot tell.
     fn watch(&self, key: &str, known: Option<u64>, on_change: OnChange) -> Option<Watch>;
 }
@@ -93,11 +99,21 @@ pub trait MetadataStore: Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MetadataError {
-    /// No connection, or it broke.
+    /// No connection; nothing was sent.
     #[error(
         "{attempt} at the metadata service {location}: {cause}: is it running there, and can this machine reach it?"
     )]
     Unreachable {
+        /// The service.
+        location: String,
+        /// The call and its key.
+        attempt: String,
+        /// What the operating system or the HTTP library says.
+        cause: String,
+    },
+    /// The connection broke, again and again.
+    #[error("{attempt} at the metadata service {location}: the connection broke: {cause}")]
+    Broken {
         /// The service.
         location: String,
         /// The call and its key.
@@ -147,8 +163,8 @@ pub enum MetadataError {
         /// The bound.
         limit_bytes: usize,
     },
-    /// An answer that is not text.
-    #[error("{attempt} at the metadata service {location}: its answer is not text: {received}")]
+    /// An answer that is not text, or not the JSON that it should be.
+    #[error("{attempt} at the metadata service {location}: its answer cannot be read: {received}")]
     NotText {
         /// The service.
         location: String,
@@ -167,6 +183,14 @@ pub enum MetadataError {
         /// What is wrong.
         cause: String,
     },
+}
+
+impl MetadataError {
+    /// Whether the service may have done it all the same.
+    #[must_use]
+    pub fn may_be_done(&self) -> bool {
+        !matches!(self, Self::Unreachable { .. } | Self::Refused { .. } | Self::Taken { .. } | Self::Client { .. })
+    }
 }
 
 impl From<MetadataError> for EngineError {
