@@ -13,6 +13,8 @@
 //!
 //! Section numbers are those of NVM Express Base 2.0, NVM Command Set 1.0 and TCP Transport 1.0.
 
+#![forbid(unsafe_code)]
+
 pub mod admin;
 pub mod async_event;
 mod codec;
