@@ -1,8 +1,8 @@
 //! The NVMe-over-Fabrics transport.
 pub mod config;
-mod edges;
 pub mod host;
-mod split;
+mod intake;
+pub mod status;
 #[cfg(test)]
 mod testing;
 pub use config::{HostDriver, NvmeofOptions, OptionsError, TargetDriverKind};

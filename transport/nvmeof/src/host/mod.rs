@@ -2,11 +2,12 @@
 //!
 //! - [`userspace`]: our own NVMe/TCP host.
 //! - [`local`]: the target's files opened directly, where target and host are the same machine.
+//! - [`namespaces`]: what is known of the files that can be reached.
 //!
-//! Both move slices of any alignment; what they share is cutting (`split`), the read-merge-write of partly covered
-//! blocks (`edges`), and the words in which they tell why a slice failed.
+//! Both move slices of any alignment; what comes before the device is the same for both: see [`crate::intake`].
 
 
+pub mod namespaces;
 pub mod userspace;
 
 use nvferry_engine::{Failure, Slice};

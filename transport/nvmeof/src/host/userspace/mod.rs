@@ -4,12 +4,10 @@
 //! - [`link`]: one connection: PDUs, command slots, digests.
 //! - [`queue_pair`]: one I/O queue: slices in, commands out; deadlines, retries, fair shares.
 //! - [`controller`]: one admin queue: from Connect to namespaces, keep-alive and events.
-//! - [`namespaces`]: what is known of a target's namespaces.
 
 mod connect;
-pub(crate) mod controller;
+pub mod controller;
 pub(crate) mod link;
-pub mod namespaces;
-pub(crate) mod queue_pair;
+pub mod queue_pair;
 
 pub use link::LinkError;

@@ -17,7 +17,7 @@ mod steps;
 
 use super::connect;
 use super::link::{Ended, Flow, Link, LinkError, Payload, ReceiveState, SendState};
-use super::namespaces::HostNamespace;
+use crate::host::namespaces::HostNamespace;
 use super::queue_pair::Vecs;
 use crate::config::HostSettings;
 use nvferry_io::AlignedBuf;

@@ -2,7 +2,7 @@
 //! or have changed.
 
 use super::steps::FIRST_NSID;
-use crate::host::userspace::namespaces::{HostNamespace, Presence};
+use crate::host::namespaces::{HostNamespace, Presence};
 use nvferry_wire::identify::{IdentifyNamespace, NSID_LIST_ENTRIES, nsid_list};
 use nvferry_wire::{Nsid, WireError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -25,6 +25,7 @@ pub(crate) use receive::ReceiveState;
 pub(crate) use send::SendState;
 pub(crate) use slots::{Flow, MAX_SLOTS, SlotId};
 
+use crate::status::Counters;
 use nvferry_io::stream::Stream;
 use nvferry_io::vector::IoVecs;
 use nvferry_wire::pdu::{
@@ -45,17 +46,6 @@ enum LinkState {
     Open,
     /// Nothing is sent or received any more.
     Ended,
-}
-
-/// What went over a link, counted from its start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct LinkStats {
-    /// Header and data digests that did not match.
-    pub(crate) digest_errors: u64,
-    /// Calls that sent.
-    pub(crate) sends: u64,
-    /// Calls that received.
-    pub(crate) receives: u64,
 }
 
 /// What is wrong with the data of a command that ended well.
@@ -106,7 +96,7 @@ pub(crate) struct Link<T> {
     released: Vec<SlotId>,
     /// Whether a receive of less than was asked for means that nothing more is there. So it is for TCP.
     short_receive_is_drained: bool,
-    stats: LinkStats,
+    stats: Counters,
 }
 
 impl<T> Link<T> {
@@ -129,7 +119,7 @@ impl<T> Link<T> {
             ended: Vec::new(),
             released: Vec::new(),
             short_receive_is_drained: true,
-            stats: LinkStats::default(),
+            stats: Counters::default(),
         }
     }
 
@@ -158,8 +148,8 @@ impl<T> Link<T> {
         self.sender.is_idle()
     }
 
-    /// What went over it.
-    pub(crate) fn stats(&self) -> LinkStats {
+    /// What went over it: digest errors, sends and receives.
+    pub(crate) fn stats(&self) -> Counters {
         self.stats
     }
 

@@ -5,7 +5,8 @@
 
 use super::payload::Payload;
 use super::slots::{Flow, SlotId, Slots};
-use super::{LinkError, LinkStats};
+use super::LinkError;
+use crate::status::Counters;
 use nvferry_io::stream::Stream;
 use nvferry_io::vector::{IoVecs, MAX_PIECES};
 use nvferry_wire::digest::Crc32c;
@@ -171,7 +172,7 @@ impl Sender {
         vecs: &mut IoVecs,
         slots: &mut Slots<T>,
         released: &mut Vec<SlotId>,
-        stats: &mut LinkStats,
+        stats: &mut Counters,
     ) -> Result<SendState, LinkError> {
         loop {
             self.answer(slots);

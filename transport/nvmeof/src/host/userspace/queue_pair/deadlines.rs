@@ -1,10 +1,7 @@
-//! What ends, or begins again, because of the time.
+//! What ends because its time is over.
 
 use super::super::link::{Abandoned, LinkError, Payload, SlotId};
-use super::lanes::Job;
 use super::{QueuePair, State, Step};
-use crate::host::timed_out;
-use nvferry_engine::Slice;
 use std::time::Instant;
 
 impl QueuePair {
@@ -15,26 +12,19 @@ impl QueuePair {
             State::Establishing { until, .. } => Some(until),
             State::Down | State::Ready => None,
         };
-        match (establishing, self.check_at) {
+        match (establishing, self.intake.next_check()) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         }
     }
 
-    /// Something is to be looked at by then.
-    pub(super) fn check_by(&mut self, at: Instant) {
-        self.check_at = Some(self.check_at.map_or(at, |before| before.min(at)));
-    }
-
-    /// Ends what has passed its deadline and tries again what is due. Drive the queue pair afterwards.
+    /// Ends what has passed its deadline and queues what is due. Drive the queue pair afterwards.
     ///
     /// # Errors
     /// Why the connection has to end; the caller calls [`Self::lost`].
     pub fn tick(&mut self, now: Instant) -> Result<(), LinkError> {
-        if self.check_at.is_some_and(|at| at <= now) {
-            self.check_at = None;
-            self.resume_delayed(now);
-            self.expire_waiting(now);
+        let (state, last_error) = (self.state, &self.last_error);
+        if self.intake.expire(now, || why_late(state, last_error.as_ref())) {
             self.expire_under_way(now)?;
         }
         match self.state {
@@ -48,63 +38,6 @@ impl QueuePair {
             )),
             State::Establishing { .. } | State::Down | State::Ready => Ok(()),
         }
-    }
-
-    fn resume_delayed(&mut self, now: Instant) {
-        let mut i = 0;
-        while i < self.delayed.len() {
-            let delayed = &self.delayed[i];
-            let over = matches!(&delayed.job, Job::Slice(slice, _) if slice.deadline <= now);
-            if over || delayed.at <= now {
-                let delayed = self.delayed.swap_remove(i);
-                match delayed.job {
-                    Job::Slice(slice, _) if over => self.time_out(slice),
-                    job => self.lanes.push_front(delayed.lane, job),
-                }
-            } else {
-                let mut next = delayed.at;
-                if let Job::Slice(slice, _) = &delayed.job {
-                    next = next.min(slice.deadline);
-                }
-                self.check_by(next);
-                i += 1;
-            }
-        }
-    }
-
-    fn expire_waiting(&mut self, now: Instant) {
-        let mut next: Option<Instant> = None;
-        let mut over = Vec::new();
-        for lane in self.lanes.iter_mut() {
-            let mut i = 0;
-            while i < lane.waiting.len() {
-                let deadline = match &lane.waiting[i] {
-                    Job::Slice(slice, _) => slice.deadline,
-                    Job::EdgeRead(..) | Job::EdgeWrite(..) => {
-                        i += 1;
-                        continue;
-                    }
-                };
-                if deadline > now {
-                    next = Some(next.map_or(deadline, |next| next.min(deadline)));
-                    i += 1;
-                } else if let Some(Job::Slice(slice, _)) = lane.waiting.remove(i) {
-                    over.push(slice);
-                }
-            }
-        }
-        next.into_iter().for_each(|next| self.check_by(next));
-        over.into_iter().for_each(|slice| self.time_out(slice));
-        // Merged bytes are copies: slices of edges can end at any time. Their blocks stay locked.
-        let why = self.why_late();
-        let (target, timeouts) = (&self.target, &mut self.counters.timeouts);
-        self.edges.give_up(|slice| {
-            (slice.deadline <= now).then(|| {
-                *timeouts += 1;
-                timed_out(slice, target, &why)
-            })
-        });
-        self.edges.next_deadline().into_iter().for_each(|next| self.check_by(next));
     }
 
     fn expire_under_way(&mut self, now: Instant) -> Result<(), LinkError> {
@@ -132,30 +65,26 @@ impl QueuePair {
                 }
             }
         }
-        let nobody_waits = !given_up.is_empty() && link.free_slots() == 0 && {
-            link.commands().all(|(_, _, payload)| matches!(payload, Payload::None))
-        };
-        if nobody_waits && result.is_ok() {
+        let unused = |payload: &Payload| matches!(payload, Payload::None);
+        if result.is_ok() && link.free_slots() == 0 && link.commands().all(|(_, _, payload)| unused(payload)) {
             result = Err(LinkError::GivenUp("none of its commands was answered in time".into()));
         }
-        next.into_iter().for_each(|next| self.check_by(next));
-        given_up.into_iter().for_each(|slice| self.time_out(slice));
+        next.into_iter().for_each(|next| self.intake.check_by(next));
+        let why = self.why_late();
+        given_up.into_iter().for_each(|slice| self.intake.time_out(slice, &why));
         result
     }
 
-    /// Ends a slice whose deadline has passed and whose memory nothing touches any more.
-    pub(super) fn time_out(&mut self, slice: Slice) {
-        self.counters.timeouts += 1;
-        let failure = timed_out(&slice, &self.target, self.why_late());
-        slice.fail(failure);
-    }
-
     /// What a slice that is too late has been waiting for.
-    fn why_late(&self) -> String {
-        match (&self.state, &self.last_error) {
-            (State::Ready, _) => "the deadline passed before the target was done".to_owned(),
-            (_, Some(error)) => format!("the deadline passed without a connection; the last try: {error}"),
-            (_, None) => "the deadline passed before there was a connection".to_owned(),
-        }
+    pub(super) fn why_late(&self) -> String {
+        why_late(self.state, self.last_error.as_ref())
+    }
+}
+
+fn why_late(state: State, last_error: Option<&LinkError>) -> String {
+    match (state, last_error) {
+        (State::Ready, _) => "the deadline passed before the target was done".to_owned(),
+        (_, Some(error)) => format!("the deadline passed without a connection; the last try: {error}"),
+        (_, None) => "the deadline passed before there was a connection".to_owned(),
     }
 }

@@ -2,12 +2,11 @@
 
 use super::super::connect;
 use super::super::link::{DataFault, Ended, LinkError, Payload};
-use super::lanes::{Job, LaneId, LaneState};
-use super::{Delayed, Op, QueuePair, State, Step, retry};
-use crate::edges::EdgeId;
+use super::{Op, QueuePair, State, Step, retry};
 use crate::host::{failed, sentence};
-use nvferry_engine::{Failure, Operation, Slice};
-use nvferry_io::PoolBuf;
+use crate::intake::WITHDRAWN;
+use crate::intake::lanes::{Job, LaneId, LaneState};
+use nvferry_engine::{Failure, Slice};
 use nvferry_wire::{Cqe, Status, StatusCode};
 use std::time::{Duration, Instant};
 
@@ -22,6 +21,9 @@ enum Trouble {
 
 impl QueuePair {
     /// Acts on all commands that have ended.
+    ///
+    /// # Errors
+    /// Why the connection has to end: Connect was refused.
     pub(super) fn settle(&mut self, ended: &mut Vec<Ended<Op>>, now: Instant) -> Result<(), LinkError> {
         if let Some(link) = &mut self.link {
             link.take_ended(ended);
@@ -36,82 +38,65 @@ impl QueuePair {
             match context {
                 Op::Connect => result = self.connect_answered(cqe),
                 Op::Slice { lane, attempts } => {
-                    self.lanes.get_mut(lane).in_flight -= 1;
-                    // Without payload it had been given up.
-                    if let Payload::Slice { slice, .. } = payload {
-                        self.slice_ended(lane, attempts, slice, trouble, now);
+                    self.intake.lanes.get_mut(lane).in_flight -= 1;
+                    match (payload, trouble) {
+                        (Payload::Slice { slice, .. }, None) => self.intake.complete(slice),
+                        (Payload::Slice { slice, .. }, Some(trouble)) => {
+                            self.slice_trouble(lane, attempts, slice, trouble, now);
+                        }
+                        // Its slice has ended already.
+                        _ => {}
                     }
                 }
                 Op::EdgeRead { lane, edge, attempts } => {
-                    self.lanes.get_mut(lane).in_flight -= 1;
-                    if let (Payload::Bounce { buf, .. }, None) = (payload, trouble) {
-                        self.edge_was_read(lane, edge, buf);
-                    } else if let Some(trouble) = trouble {
-                        self.edge_trouble(lane, Job::EdgeRead(edge, attempts.saturating_add(1)), attempts, trouble, now);
+                    self.intake.lanes.get_mut(lane).in_flight -= 1;
+                    match (payload, trouble) {
+                        (Payload::Bounce { buf, .. }, None) => {
+                            let (step, merged_bytes) = self.intake.edges.read(edge, buf);
+                            self.intake.counters.bounced_bytes += merged_bytes as u64;
+                            self.intake.edge_step(lane, step);
+                        }
+                        (_, Some(trouble)) => {
+                            let job = Job::EdgeRead(edge, attempts.saturating_add(1));
+                            self.edge_trouble(lane, job, attempts, trouble, now);
+                        }
+                        (_, None) => debug_assert!(false, "an edge's buffer is never given up"),
                     }
                 }
                 Op::EdgeWrite { lane, edge, attempts } => {
-                    self.lanes.get_mut(lane).in_flight -= 1;
-                    match (payload, trouble) {
-                        (_, None) => {
-                            let step = self.edges.written(edge);
-                            self.edge_step(lane, step);
-                        }
-                        (Payload::Bounce { buf, .. }, Some(trouble)) => {
-                            self.edges.put_merged(edge, buf);
-                            let job = Job::EdgeWrite(edge, attempts.saturating_add(1));
-                            self.edge_trouble(lane, job, attempts, trouble, now);
-                        }
-                        (_, Some(trouble)) => {
-                            let job = Job::EdgeWrite(edge, attempts.saturating_add(1));
-                            self.edge_trouble(lane, job, attempts, trouble, now);
-                        }
+                    self.intake.lanes.get_mut(lane).in_flight -= 1;
+                    let Some(trouble) = trouble else {
+                        self.intake.edge_written(lane, edge);
+                        continue;
+                    };
+                    if let Payload::Bounce { buf, .. } = payload {
+                        self.intake.edges.put_merged(edge, buf);
                     }
+                    let job = Job::EdgeWrite(edge, attempts.saturating_add(1));
+                    self.edge_trouble(lane, job, attempts, trouble, now);
                 }
             }
         }
         result
     }
 
-    fn slice_ended(&mut self, lane: LaneId, attempts: u8, slice: Slice, trouble: Option<Trouble>, now: Instant) {
-        let Some(trouble) = trouble else {
-            let bytes = slice.len() as u64;
-            match slice.op {
-                Operation::Read => {
-                    self.counters.reads += 1;
-                    self.counters.read_bytes += bytes;
-                }
-                Operation::Write => {
-                    self.counters.writes += 1;
-                    self.counters.written_bytes += bytes;
-                }
-            }
-            slice.complete();
-            return;
-        };
+    fn slice_trouble(&mut self, lane: LaneId, attempts: u8, slice: Slice, trouble: Trouble, now: Instant) {
         match self.retry_delay(lane, trouble, attempts) {
             Some(delay) if now + delay < slice.deadline => {
-                self.try_again(lane, Job::Slice(slice, attempts.saturating_add(1)), delay, now);
+                self.intake.try_again(lane, Job::Slice(slice, attempts.saturating_add(1)), delay, now);
             }
             _ => {
-                self.counters.failures += 1;
-                let failure = failure_of(&slice, &self.target, trouble);
-                slice.fail(failure);
+                let failure = failure_of(&slice, &self.intake.target, trouble);
+                self.intake.fail_with(slice, failure);
             }
         }
-    }
-
-    fn edge_was_read(&mut self, lane: LaneId, edge: EdgeId, buf: PoolBuf) {
-        let (step, merged_bytes) = self.edges.read(edge, buf);
-        self.counters.bounced_bytes += merged_bytes as u64;
-        self.edge_step(lane, step);
     }
 
     /// Reading or writing a block that is changed in part has failed.
     fn edge_trouble(&mut self, lane: LaneId, job: Job, attempts: u8, trouble: Trouble, now: Instant) {
         match self.retry_delay(lane, trouble, attempts) {
-            Some(delay) => self.try_again(lane, job, delay, now),
-            None => self.fail_job(lane, job, |target, slice| failure_of(slice, target, trouble)),
+            Some(delay) => self.intake.try_again(lane, job, delay, now),
+            None => self.intake.fail_job(lane, job, |target, slice| failure_of(slice, target, trouble)),
         }
     }
 
@@ -122,7 +107,7 @@ impl QueuePair {
             // The target restarted and does not offer the file yet: the job waits in its lane, however long.
             Trouble::Status(status)
                 if status.code == StatusCode::InvalidNamespace
-                    && matches!(self.lanes.get(lane).state, LaneState::Awaited(_)) =>
+                    && matches!(self.intake.lanes.get(lane).state, LaneState::Awaited(_)) =>
             {
                 Some(Duration::ZERO)
             }
@@ -130,58 +115,28 @@ impl QueuePair {
         }
     }
 
-    fn try_again(&mut self, lane: LaneId, job: Job, delay: Duration, now: Instant) {
-        self.counters.retries += 1;
-        if delay.is_zero() {
-            self.lanes.push_front(lane, job);
-        } else {
-            self.check_by(now + delay);
-            self.delayed.push(Delayed { at: now + delay, lane, job });
-        }
-    }
-
     /// Its connection was lost: it is sent again on the next one. All commands are idempotent.
     pub(super) fn requeue(&mut self, op: Op, payload: Payload, now: Instant) {
-        match op {
-            Op::Connect => {}
+        let (lane, edge) = match op {
+            Op::Connect => return,
             Op::Slice { lane, attempts } => {
-                self.lanes.get_mut(lane).in_flight -= 1;
+                self.intake.lanes.get_mut(lane).in_flight -= 1;
                 let Payload::Slice { slice, .. } = payload else { return };
                 if slice.deadline <= now {
-                    self.time_out(slice);
+                    let why = self.why_late();
+                    self.intake.time_out(slice, why);
                 } else {
-                    self.counters.retries += 1;
                     // The connection's end is not the command's fault: it keeps its tries.
-                    self.lanes.push_front(lane, Job::Slice(slice, attempts));
+                    self.intake.try_again(lane, Job::Slice(slice, attempts), Duration::ZERO, now);
                 }
+                return;
             }
-            Op::EdgeRead { lane, edge, .. } | Op::EdgeWrite { lane, edge, .. } => {
-                self.lanes.get_mut(lane).in_flight -= 1;
-                self.counters.retries += 1;
-                let step = self.edges.restart(edge);
-                self.edge_step(lane, step);
-            }
-        }
-    }
-
-    /// Ends the slices of a job.
-    pub(super) fn fail_job(&mut self, lane: LaneId, job: Job, mut why: impl FnMut(&str, &Slice) -> Failure) {
-        let target = &self.target;
-        match job {
-            Job::Slice(slice, _) => {
-                self.counters.failures += 1;
-                let failure = why(target, &slice);
-                slice.fail(failure);
-            }
-            Job::EdgeRead(edge, _) | Job::EdgeWrite(edge, _) => {
-                let failures = &mut self.counters.failures;
-                let step = self.edges.failed(edge, |slice| {
-                    *failures += 1;
-                    why(target, slice)
-                });
-                self.edge_step(lane, step);
-            }
-        }
+            Op::EdgeRead { lane, edge, .. } | Op::EdgeWrite { lane, edge, .. } => (lane, edge),
+        };
+        self.intake.lanes.get_mut(lane).in_flight -= 1;
+        self.intake.counters.retries += 1;
+        let step = self.intake.edges.restart(edge);
+        self.intake.edge_step(lane, step);
     }
 
     /// The answer to Connect.
@@ -190,7 +145,7 @@ impl QueuePair {
         debug_assert!(matches!(self.state, State::Establishing { step: Step::Connect, .. }));
         self.state = State::Ready;
         self.last_error = None;
-        self.counters.connects += 1;
+        self.intake.counters.connects += 1;
         Ok(())
     }
 }
@@ -201,7 +156,7 @@ fn failure_of(slice: &Slice, target: &str, trouble: Trouble) -> Failure {
         Trouble::Status(status) => {
             let (sct, sc) = status.code.to_raw();
             let message = match status.code {
-                StatusCode::InvalidNamespace => sentence(slice, target, format_args!("{status}: the target has withdrawn this file")),
+                StatusCode::InvalidNamespace => sentence(slice, target, format_args!("{status}: {WITHDRAWN}")),
                 _ => sentence(slice, target, status),
             };
             let device_status = Some(u16::from(sct) << 8 | u16::from(sc));

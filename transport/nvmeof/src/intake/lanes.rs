@@ -1,10 +1,10 @@
-//! The files of one queue pair: what waits for each, and who may take the next slot.
+//! The files of one device: what waits for each, and who may take the next slot.
 //!
 //! A file takes a slot only while it holds less than [`SHARE`] times what is free. So one busy file gets most of the
 //! slots but never all, a second one finds some, and a file that stalls keeps what it has and gets no more (P7).
 
-use super::super::namespaces::{HostNamespace, NamespaceTable, Presence};
-use crate::edges::EdgeId;
+use super::edges::EdgeId;
+use crate::host::namespaces::{HostNamespace, NamespaceTable, Presence};
 use nvferry_engine::{FileBufferId, Slice};
 use std::collections::{HashMap, VecDeque};
 
@@ -13,11 +13,11 @@ const SHARE: usize = 4;
 
 /// The number of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct LaneId(pub(super) u32);
+pub(crate) struct LaneId(pub(crate) u32);
 
 /// Something that waits for a slot.
 #[derive(Debug)]
-pub(super) enum Job {
+pub(crate) enum Job {
     /// A slice that one command moves, and how often that was tried.
     Slice(Slice, u8),
     /// A block to be read because a part of it is to be written.
@@ -28,7 +28,7 @@ pub(super) enum Job {
 
 /// Whether a file can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LaneState {
+pub(crate) enum LaneState {
     /// It can.
     Present(HostNamespace),
     /// The target restarted and does not offer it yet: what is for it waits.
@@ -39,38 +39,40 @@ pub(super) enum LaneState {
 
 /// One file.
 #[derive(Debug)]
-pub(super) struct Lane {
-    pub(super) file: FileBufferId,
-    pub(super) state: LaneState,
+pub(crate) struct Lane {
+    pub(crate) file: FileBufferId,
+    pub(crate) state: LaneState,
     /// Commands under way, those that nobody waits for any more included.
-    pub(super) in_flight: usize,
+    pub(crate) in_flight: usize,
     /// In the order of arrival, but for what is tried again.
-    pub(super) waiting: VecDeque<Job>,
+    waiting: VecDeque<Job>,
     /// Whether the lane stands in the round of those that something waits for.
     in_round: bool,
 }
 
-/// All files of one queue pair.
+/// All files of one device.
 #[derive(Debug, Default)]
-pub(super) struct Lanes {
+pub(crate) struct Lanes {
     lanes: Vec<Lane>,
     by_file: HashMap<FileBufferId, LaneId>,
     /// The last one found: most slices are for the same file as the one before.
     last: Option<(FileBufferId, LaneId)>,
     round: VecDeque<LaneId>,
+    /// Jobs in all lanes.
+    waiting: usize,
 }
 
 impl Lanes {
-    pub(super) fn get(&self, id: LaneId) -> &Lane {
+    pub(crate) fn get(&self, id: LaneId) -> &Lane {
         &self.lanes[id.0 as usize]
     }
 
-    pub(super) fn get_mut(&mut self, id: LaneId) -> &mut Lane {
+    pub(crate) fn get_mut(&mut self, id: LaneId) -> &mut Lane {
         &mut self.lanes[id.0 as usize]
     }
 
     /// The lane of a file that the table has.
-    pub(super) fn find(&mut self, file: FileBufferId, table: &NamespaceTable) -> Option<LaneId> {
+    pub(crate) fn find(&mut self, file: FileBufferId, table: &NamespaceTable) -> Option<LaneId> {
         if let Some((last, id)) = self.last
             && last == file
         {
@@ -94,14 +96,15 @@ impl Lanes {
     }
 
     /// Takes over a newer table.
-    pub(super) fn update(&mut self, table: &NamespaceTable) {
+    pub(crate) fn update(&mut self, table: &NamespaceTable) {
         for lane in &mut self.lanes {
             lane.state = state_of(table.get(lane.file));
         }
     }
 
     /// Puts a job at the end of a lane.
-    pub(super) fn push_back(&mut self, id: LaneId, job: Job) {
+    pub(crate) fn push_back(&mut self, id: LaneId, job: Job) {
+        self.waiting += 1;
         let lane = &mut self.lanes[id.0 as usize];
         lane.waiting.push_back(job);
         if !std::mem::replace(&mut lane.in_round, true) {
@@ -110,7 +113,8 @@ impl Lanes {
     }
 
     /// Puts a job before all others of a lane.
-    pub(super) fn push_front(&mut self, id: LaneId, job: Job) {
+    pub(crate) fn push_front(&mut self, id: LaneId, job: Job) {
+        self.waiting += 1;
         let lane = &mut self.lanes[id.0 as usize];
         lane.waiting.push_front(job);
         if !std::mem::replace(&mut lane.in_round, true) {
@@ -119,7 +123,7 @@ impl Lanes {
     }
 
     /// The next job that may have one of `free` slots, each file in turn.
-    pub(super) fn next(&mut self, free: usize) -> Option<(LaneId, Job)> {
+    pub(crate) fn next(&mut self, free: usize) -> Option<(LaneId, Job)> {
         for _ in 0..self.round.len() {
             let id = self.round.pop_front()?;
             let lane = &mut self.lanes[id.0 as usize];
@@ -129,22 +133,44 @@ impl Lanes {
                 self.round.push_back(id);
             }
             if let Some(job) = job {
+                self.waiting -= 1;
                 return Some((id, job));
             }
         }
         None
     }
 
-    /// Whether anything waits.
-    pub(super) fn any_waiting(&self) -> bool {
-        !self.round.is_empty()
+    /// How many jobs wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Lane> {
-        self.lanes.iter_mut()
+    /// Takes everything that waits for a file.
+    pub(crate) fn drain(&mut self, id: LaneId) -> VecDeque<Job> {
+        let jobs = std::mem::take(&mut self.lanes[id.0 as usize].waiting);
+        self.waiting -= jobs.len();
+        jobs
     }
 
-    pub(super) fn ids(&self) -> impl Iterator<Item = LaneId> + use<> {
+    /// Takes the waiting slices that `is_over` says so of.
+    pub(crate) fn take_slices(&mut self, mut is_over: impl FnMut(&Slice) -> bool) -> Vec<Slice> {
+        let mut taken = Vec::new();
+        for lane in &mut self.lanes {
+            let mut i = 0;
+            while i < lane.waiting.len() {
+                let over = matches!(&lane.waiting[i], Job::Slice(slice, _) if is_over(slice));
+                if !over {
+                    i += 1;
+                } else if let Some(Job::Slice(slice, _)) = lane.waiting.remove(i) {
+                    taken.push(slice);
+                }
+            }
+        }
+        self.waiting -= taken.len();
+        taken
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = LaneId> + use<> {
         (0..self.lanes.len() as u32).map(LaneId)
     }
 }
@@ -213,7 +239,7 @@ mod tests {
         fill(&mut lanes, ids[1], 2);
         let order: Vec<_> = std::iter::from_fn(|| lanes.next(100)).map(|(id, _)| id.0).collect();
         assert_eq!(order, [0, 1, 0, 1, 0]);
-        assert!(!lanes.any_waiting());
+        assert_eq!(lanes.waiting(), 0);
     }
 
     #[test]

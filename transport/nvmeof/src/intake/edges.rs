@@ -130,9 +130,12 @@ impl EdgeWrites {
         self.edges[id.0 as usize].merged = Some(block);
     }
 
-    /// The write has ended well.
-    pub(crate) fn written(&mut self, id: EdgeId) -> EdgeStep {
-        self.edges[id.0 as usize].slices.drain(..).for_each(Slice::complete);
+    /// The write has ended well. `each` sees the slices before they end.
+    pub(crate) fn written(&mut self, id: EdgeId, mut each: impl FnMut(&Slice)) -> EdgeStep {
+        for slice in self.edges[id.0 as usize].slices.drain(..) {
+            each(&slice);
+            slice.complete();
+        }
         self.round_over(id)
     }
 
@@ -187,6 +190,14 @@ impl EdgeWrites {
                     }
                 }
             }
+        }
+    }
+
+    /// Takes all slices. Blocks that are being read or written stay locked until that has ended.
+    pub(crate) fn evict(&mut self, into: &mut Vec<Slice>) {
+        for edge in &mut self.edges {
+            into.append(&mut edge.slices);
+            into.append(&mut edge.next_round);
         }
     }
 

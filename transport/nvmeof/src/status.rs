@@ -1,0 +1,63 @@
+//! What a transport does and did, as plain data.
+
+/// What went through a device, or several, counted from the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Slices read.
+    pub reads: u64,
+    /// Slices written.
+    pub writes: u64,
+    /// Bytes of slices read.
+    pub read_bytes: u64,
+    /// Bytes of slices written.
+    pub written_bytes: u64,
+    /// Bytes that went through a bounce buffer.
+    pub bounced_bytes: u64,
+    /// Operations tried again, on the same connection or another.
+    pub retries: u64,
+    /// Slices that timed out.
+    pub timeouts: u64,
+    /// Slices that failed otherwise.
+    pub failures: u64,
+    /// Header and data digests that did not match.
+    pub digest_errors: u64,
+    /// I/O queues that were connected.
+    pub connects: u64,
+    /// Connections of I/O queues that broke, or were not made.
+    pub disconnects: u64,
+    /// Calls that sent to a socket.
+    pub sends: u64,
+    /// Calls that received from a socket.
+    pub receives: u64,
+}
+
+/// Applies a function to each counter of two.
+macro_rules! each_counter {
+    ($($name:ident)*) => {
+        impl Counters {
+            /// How many counters there are.
+            pub(crate) const COUNT: usize = [$(stringify!($name)),*].len();
+
+            /// As an array, always in the same order.
+            pub(crate) fn to_array(self) -> [u64; Self::COUNT] {
+                [$(self.$name),*]
+            }
+
+            /// From an array in that order.
+            pub(crate) fn from_array(array: [u64; Self::COUNT]) -> Self {
+                let [$($name),*] = array;
+                Self { $($name),* }
+            }
+        }
+
+        impl std::ops::AddAssign for Counters {
+            fn add_assign(&mut self, other: Self) {
+                $(self.$name += other.$name;)*
+            }
+        }
+    };
+}
+each_counter! {
+    reads writes read_bytes written_bytes bounced_bytes retries timeouts failures digest_errors connects disconnects sends
+    receives
+}
