@@ -25,7 +25,7 @@ impl<S: Stream> Connection<S> {
         }
         let framing = self.framing;
         self.sending.push(Payload::Nothing, None, |out| CapsuleResp { cqe }.encode(&framing, out));
-        core.to_send(self.key.index);
+        core.has_to_send(self.key.index);
     }
 
     /// Sends data of a command, all of it, and its completion: within the data PDU where the host allows that.
@@ -39,7 +39,7 @@ impl<S: Stream> Connection<S> {
         let pdu = DataPdu { cccid: cid, ttag: TransferTag(0), datao: 0, datal, end };
         let framing = self.framing;
         self.sending.push(payload, digest, |out| pdu.encode_c2h(&framing, out));
-        core.to_send(self.key.index);
+        core.has_to_send(self.key.index);
         if !without_response {
             self.respond(core, Cqe::success(cid, self.sqhd(), result));
         }
@@ -92,7 +92,7 @@ impl<S: Stream> Connection<S> {
         let pdu = R2t { cccid: slot.sqe.cid(), ttag: TransferTag(index), r2to: 0, r2tl: slot.data_bytes };
         let framing = self.framing;
         self.sending.push(Payload::Nothing, None, |out| pdu.encode(&framing, out));
-        core.to_send(self.key.index);
+        core.has_to_send(self.key.index);
     }
 
     /// Ends a command: sends what it has to say, and gives back what it holds.

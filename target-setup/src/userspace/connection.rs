@@ -116,10 +116,10 @@ pub(crate) struct Connection<S> {
     /// The beginning of a header, or of a data digest, that has not wholly arrived.
     pub(crate) carry: [u8; MAX_HEADER_BYTES],
     pub(crate) carry_bytes: usize,
-    /// Received and not yet looked at: buffers were short, or the connection moves to another reactor.
+    /// Received and not yet looked at: the connection is paused, or moves to another reactor.
     pub(crate) leftover: Vec<u8>,
-    /// Waits for a buffer for in-capsule data.
-    pub(crate) starved: bool,
+    /// Looks at nothing for now: there is no buffer for in-capsule data, or too much waits to be sent.
+    pub(crate) paused: bool,
     pub(crate) sending: SendQueue,
     pub(crate) send_blocked: bool,
     pub(crate) queue: Option<Queue>,
@@ -156,7 +156,7 @@ impl<S: Stream> Connection<S> {
             carry: [0; MAX_HEADER_BYTES],
             carry_bytes: 0,
             leftover: Vec::new(),
-            starved: false,
+            paused: false,
             sending: SendQueue::default(),
             send_blocked: false,
             queue: None,
@@ -179,10 +179,12 @@ impl<S: Stream> Connection<S> {
 
     /// Whether the worker should read from the stream.
     pub(crate) fn wants_read(&self) -> bool {
-        self.stream.is_some()
-            && !self.starved
-            && self.moving_to.is_none()
-            && self.sending.waiting_bytes() <= limits::SEND_BACKLOG_BYTES
+        self.stream.is_some() && !self.paused && self.moving_to.is_none() && !self.has_backlog()
+    }
+
+    /// Whether so much waits to be sent that nothing more may be begun.
+    pub(crate) fn has_backlog(&self) -> bool {
+        self.sending.waiting_bytes() > limits::SEND_BACKLOG_BYTES
     }
 
     /// Whether the worker should say when the stream takes more.
@@ -259,7 +261,11 @@ impl<S: Stream> Connection<S> {
                 if taken > 0 {
                     core.released = true;
                     self.unpark(core);
+                    if self.paused && !self.has_backlog() {
+                        core.resumable.push_back(self.key);
+                    }
                 }
+                self.note_debts(now);
             }
             Err(error) => {
                 tracing::debug!(peer = ?self.ends.peer, %error, "connection ended while sending");
@@ -296,7 +302,7 @@ impl<S: Stream> Connection<S> {
         self.abandon(core);
         self.phase = Phase::Lingering;
         self.phase_deadline = Some(now + limits::TERMINATE_LINGER);
-        core.to_send(self.key.index);
+        core.has_to_send(self.key.index);
     }
 
     /// Ends the connection at once. What the engine still does goes on until it ends by itself.
@@ -332,7 +338,7 @@ impl<S: Stream> Connection<S> {
         }
         self.parked.clear();
         self.leftover = Vec::new();
-        self.starved = false;
+        self.paused = false;
         self.receiving = Receiving::Header;
         self.carry_bytes = 0;
         self.receive_deadline = None;
@@ -373,7 +379,7 @@ impl<S: Stream> Connection<S> {
         } else if let Some(queue) = self.queue.as_ref().filter(|queue| due(queue.keep_alive)) {
             queue.controller.fail();
             "its keep-alive timeout passed"
-        } else if due(self.receive_deadline) {
+        } else if due(self.receive_deadline) && self.wants_read() {
             "it did not send what it owed"
         } else if due(self.send_deadline) {
             "it did not take what was sent to it"

@@ -143,6 +143,8 @@ pub(crate) struct Reactor {
     accept_again: Option<Instant>,
     /// What each connection's socket is registered for.
     interests: Vec<Option<Interest>>,
+    /// An empty list whose room is used again.
+    touched: Vec<u32>,
     end: EndGuard,
 }
 
@@ -187,6 +189,7 @@ impl Reactor {
             listener,
             accept_again: None,
             interests: Vec::new(),
+            touched: Vec::new(),
         })
     }
 
@@ -318,7 +321,9 @@ impl Reactor {
 
     /// Registers sockets for what their connections want now.
     fn register(&mut self) {
-        for index in self.worker.touched() {
+        let mut touched = std::mem::take(&mut self.touched);
+        self.worker.touched(&mut touched);
+        for index in touched.drain(..) {
             let place = index as usize;
             if place >= self.interests.len() {
                 self.interests.resize(place + 1, None);
@@ -340,5 +345,6 @@ impl Reactor {
                 Err(error) => tracing::error!(%error, "cannot wait for a connection; its deadline will end it"),
             }
         }
+        self.touched = touched;
     }
 }

@@ -123,7 +123,7 @@ impl<S: Stream> Connection<S> {
 
     /// Goes on with bytes that were received before.
     pub(crate) fn resume(&mut self, core: &mut Core, now: Instant) {
-        self.starved = false;
+        self.paused = false;
         let bytes = std::mem::take(&mut self.leftover);
         self.take_in(core, &bytes, now);
         self.note_debts(now);
@@ -141,6 +141,12 @@ impl<S: Stream> Connection<S> {
                 return;
             }
             match self.receiving {
+                Receiving::Header if self.has_backlog() && !rest.is_empty() => {
+                    // A host that does not take its answers gets no more of them; sending resumes this.
+                    self.leftover = rest.to_vec();
+                    self.paused = true;
+                    return;
+                }
                 Receiving::Header => {
                     let Some(used) = self.take_header(core, rest, now) else { return };
                     rest = &rest[used..];
@@ -239,8 +245,8 @@ impl<S: Stream> Connection<S> {
             Flow::Next => Some(header_bytes),
             Flow::Pause => {
                 self.leftover = bytes.to_vec();
-                self.starved = true;
-                core.starved.push_back(self.key);
+                self.paused = true;
+                core.resumable.push_back(self.key);
                 None
             }
             Flow::Stop => None,
@@ -303,7 +309,7 @@ impl<S: Stream> Connection<S> {
         };
         let response = IcResp { pfv: PFV_1_0, cpda, digests: request.digests, maxh2cdata: limits::MAX_H2C_DATA_BYTES };
         self.sending.push(super::send::Payload::Nothing, None, |out| response.encode(out));
-        core.to_send(self.key.index);
+        core.has_to_send(self.key.index);
     }
 
     /// Data that was asked for: it must be the next of its command.

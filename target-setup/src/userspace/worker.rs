@@ -30,8 +30,8 @@ pub(crate) struct Core {
     pub(crate) engine: Box<dyn IoEngine>,
     pub(crate) data_pool: BufferPool,
     pub(crate) capsule_pool: BufferPool,
-    /// Connections that wait for a buffer for in-capsule data.
-    pub(crate) starved: VecDeque<ConnectionKey>,
+    /// Paused connections that may perhaps go on: a buffer or room in their send queue may have become free.
+    pub(crate) resumable: VecDeque<ConnectionKey>,
     /// Buffers or places in the engine have become free.
     pub(crate) released: bool,
     /// Connections that have something to send.
@@ -65,6 +65,8 @@ pub(crate) struct Worker<S> {
     generations: Vec<u32>,
     free: Vec<u32>,
     done: Vec<IoCompletion>,
+    /// An empty list whose room is used again.
+    spare: Vec<u32>,
     /// Queues that are to live on other reactors.
     departures: Vec<(usize, Box<Connection<S>>)>,
     /// No connection has a deadline before this.
@@ -75,7 +77,7 @@ pub(crate) struct Worker<S> {
 
 impl Core {
     /// Notes that a connection has something to send.
-    pub(crate) fn to_send(&mut self, index: u32) {
+    pub(crate) fn has_to_send(&mut self, index: u32) {
         if self.sending.last() != Some(&index) {
             self.sending.push(index);
         }
@@ -148,7 +150,7 @@ impl<S: Stream> Worker<S> {
                 engine,
                 data_pool: BufferPool::new(data),
                 capsule_pool: BufferPool::new(capsule),
-                starved: VecDeque::new(),
+                resumable: VecDeque::new(),
                 released: false,
                 sending: Vec::new(),
                 ended: Vec::new(),
@@ -159,6 +161,7 @@ impl<S: Stream> Worker<S> {
             generations: Vec::new(),
             free: Vec::new(),
             done: Vec::new(),
+            spare: Vec::new(),
             departures: Vec::new(),
             next_deadline: None,
             touched: Vec::new(),
@@ -182,7 +185,7 @@ impl<S: Stream> Worker<S> {
             connection.settle_here(&mut self.core, qid);
         }
         connection.resume(&mut self.core, now);
-        self.core.to_send(key.index);
+        self.core.has_to_send(key.index);
         self.put(connection);
         key.index
     }
@@ -271,7 +274,7 @@ impl<S: Stream> Worker<S> {
         loop {
             self.run_lanes();
             let ended = self.end_operations();
-            self.resume_starved(now);
+            self.resume_paused(now);
             if self.core.lanes.turns() == 0 {
                 self.send(now);
             }
@@ -281,7 +284,8 @@ impl<S: Stream> Worker<S> {
                     self.core.lanes.queue(lane);
                 }
             }
-            if ended == 0 && self.core.lanes.turns() == 0 && !(released && !self.core.starved.is_empty()) {
+            let again = ended > 0 || self.core.lanes.turns() > 0 || (released && !self.core.resumable.is_empty());
+            if !again {
                 break;
             }
         }
@@ -474,16 +478,16 @@ impl<S: Stream> Worker<S> {
         }
     }
 
-    /// Lets connections go on that waited for buffers for in-capsule data.
-    fn resume_starved(&mut self, now: Instant) {
-        for _ in 0..self.core.starved.len() {
-            let Some(key) = self.core.starved.pop_front() else { break };
+    /// Lets connections go on that had to pause.
+    fn resume_paused(&mut self, now: Instant) {
+        for _ in 0..self.core.resumable.len() {
+            let Some(key) = self.core.resumable.pop_front() else { break };
             if !self.is_current(key) {
                 continue;
             }
             self.with(key.index, |connection, core, _| connection.resume(core, now));
-            if self.connection(key.index).is_some_and(|connection| connection.starved) {
-                // Still none: those behind have to wait, too.
+            if self.core.resumable.back() == Some(&key) {
+                // Paused again for want of a buffer: those behind have to wait, too.
                 break;
             }
         }
@@ -491,13 +495,15 @@ impl<S: Stream> Worker<S> {
 
     /// Sends what connections have to send.
     fn send(&mut self, now: Instant) {
-        for index in std::mem::take(&mut self.core.sending) {
+        let mut list = std::mem::replace(&mut self.core.sending, std::mem::take(&mut self.spare));
+        for index in list.drain(..) {
             self.with(index, |connection, core, scratch| {
                 if !connection.send_blocked {
                     connection.flush(core, &mut scratch.iovecs, now);
                 }
             });
         }
+        self.spare = list;
     }
 
     /// The target stops: closes what has nothing under way.
@@ -558,8 +564,8 @@ impl<S: Stream> Worker<S> {
     }
 
     /// Connections that may be interested in their stream in another way than before. Some may have gone.
-    pub(crate) fn touched(&mut self) -> Vec<u32> {
-        std::mem::take(&mut self.touched)
+    pub(crate) fn touched(&mut self, into: &mut Vec<u32>) {
+        into.append(&mut self.touched);
     }
 
     /// Connections, those included of which only operations are left.

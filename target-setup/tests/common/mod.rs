@@ -1,5 +1,5 @@
 //! Targets on real sockets, for scenarios.
-#![allow(dead_code, reason = "each scenario uses a part")]
+#![allow(dead_code, clippy::unwrap_used, reason = "helpers of tests, of which each scenario uses a part")]
 
 pub(crate) mod host;
 
