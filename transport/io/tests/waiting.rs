@@ -137,7 +137,7 @@ fn hand_over(threads: u64, each: u64) {
                     let mut looks = 0_u32;
                     while taken[thread].load(Ordering::Acquire) < n {
                         looks += 1;
-                        if looks % 256 == 0 {
+                        if looks.is_multiple_of(256) {
                             std::thread::yield_now();
                             assert!(start.elapsed() < 2 * PATIENCE, "thread {thread}: {n} was never taken");
                         }

@@ -92,3 +92,88 @@ impl Progress {
         if again && self.retries < MAX_RETRIES { Step::Again } else { Step::Finished(Err(error)) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Calls until the end, each giving what `short` makes of what was asked for.
+    fn run(mut progress: Progress, mut short: impl FnMut(usize) -> i64) -> (io::Result<usize>, Vec<(usize, usize)>) {
+        let mut calls = Vec::new();
+        loop {
+            let asked = progress.remaining();
+            calls.push((progress.done(), asked));
+            assert!(calls.len() < 100_000, "without end");
+            if let Step::Finished(result) = progress.advance(short(asked)) {
+                return (result, calls);
+            }
+        }
+    }
+
+    #[test]
+    fn p05_short_io_is_continued_from_where_it_stopped() {
+        for direction in [Direction::Read, Direction::Write] {
+            let mut counts = [1000, 1, 2999, 96].into_iter();
+            let (result, calls) = run(Progress::new(direction, 4096, 1, usize::MAX), |_| counts.next().unwrap());
+            assert_eq!(result.unwrap(), 4096);
+            assert_eq!(calls, [(0, 4096), (1000, 3096), (1001, 3095), (4000, 96)]);
+        }
+    }
+
+    #[test]
+    fn p05_reads_end_short_only_at_the_end_of_the_file() {
+        let mut counts = [4096, 100, 0].into_iter();
+        let (result, _) = run(Progress::new(Direction::Read, 8192, 1, usize::MAX), |_| counts.next().unwrap());
+        assert_eq!(result.unwrap(), 4196);
+        // Under Direct I/O less than a unit is the end: no call can start there.
+        let mut counts = [4096, 100].into_iter();
+        let (result, _) = run(Progress::new(Direction::Read, 8192, 512, usize::MAX), |_| counts.next().unwrap());
+        assert_eq!(result.unwrap(), 4196);
+    }
+
+    #[test]
+    fn p05_a_write_that_moves_nothing_is_an_error() {
+        let mut counts = [512, 0].into_iter();
+        let (result, _) = run(Progress::new(Direction::Write, 8192, 1, usize::MAX), |_| counts.next().unwrap());
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::WriteZero);
+    }
+
+    #[test]
+    fn p05_direct_writes_go_on_at_a_whole_unit() {
+        let mut counts = [700, 3584].into_iter();
+        let (result, calls) = run(Progress::new(Direction::Write, 4096, 512, usize::MAX), |_| counts.next().unwrap());
+        assert_eq!(result.unwrap(), 4096);
+        assert_eq!(calls, [(0, 4096), (512, 3584)]);
+        let (result, calls) = run(Progress::new(Direction::Write, 4096, 512, usize::MAX), |_| 100);
+        assert_eq!(result.unwrap_err().kind(), io::ErrorKind::WriteZero);
+        assert_eq!(calls.len(), 1);
+    }
+
+    #[test]
+    fn interrupted_calls_are_made_again_but_not_for_ever() {
+        let mut left = 50;
+        let (result, calls) = run(Progress::new(Direction::Read, 10, 1, usize::MAX), |asked| {
+            left -= 1;
+            if left > 0 { -i64::from(libc::EINTR) } else { asked as i64 }
+        });
+        assert_eq!((result.unwrap(), calls.len()), (10, 50));
+        let (result, _) = run(Progress::new(Direction::Read, 10, 1, usize::MAX), |_| -i64::from(libc::EAGAIN));
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EAGAIN));
+    }
+
+    #[test]
+    fn a_true_error_ends_it_also_after_some_bytes() {
+        let mut counts = [512, -i64::from(libc::EIO)].into_iter();
+        let (result, _) = run(Progress::new(Direction::Write, 8192, 1, usize::MAX), |_| counts.next().unwrap());
+        assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EIO));
+    }
+
+    #[test]
+    fn calls_are_cut_to_whole_units_and_a_wrong_count_does_no_harm() {
+        let (result, calls) = run(Progress::new(Direction::Read, 2500, 512, 1100), |asked| asked as i64);
+        assert_eq!(result.unwrap(), 2500);
+        assert_eq!(calls, [(0, 1024), (1024, 1024), (2048, 452)]);
+        assert_eq!(run(Progress::new(Direction::Read, 10, 4096, 1), |asked| asked as i64).1, [(0, 10)]);
+        assert_eq!(run(Progress::new(Direction::Read, 10, 1, usize::MAX), |_| i64::MAX).0.unwrap(), 10);
+    }
+}

@@ -186,6 +186,12 @@ impl FaultControl {
         self.lock().unflushed.get_or_insert_default();
     }
 
+    /// How many writes a crash might lose now.
+    #[must_use]
+    pub fn unflushed(&self) -> usize {
+        self.lock().unflushed.as_ref().map_or(0, Unflushed::len)
+    }
+
     /// Does to the files what a power failure may: each write that no flush covered stays, is lost, or stays in part,
     /// by chance. Tells how many did not stay whole. Call it when nothing is under way.
     ///

@@ -53,6 +53,10 @@ impl Unflushed {
         self.next += 1;
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.writes.len()
+    }
+
     /// What a flush that begins now will cover: writes with numbers below this.
     pub(super) fn flush_begins(&self) -> u64 {
         self.next
