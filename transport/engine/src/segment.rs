@@ -88,6 +88,16 @@ impl SegmentDesc {
         self.file_buffers.iter().find(|file| file.id == id)
     }
 
+    /// Whether it says the same as another, whenever they were written.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        self.name == other.name
+            && self.protocol == other.protocol
+            && self.tcp_data_port == other.tcp_data_port
+            && self.extra == other.extra
+            && self.file_buffers == other.file_buffers
+    }
+
     /// Sets when it was written: now, in UTC.
     pub fn stamp(&mut self) {
         self.timestamp = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S%.6f").to_string();

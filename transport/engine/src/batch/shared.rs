@@ -361,12 +361,15 @@ impl SliceSink for Shared {
         // The permits first: whoever sees the request ended finds them owed at least.
         let one = Share::new(1, len_bytes).unwrap_or_default();
         let owed = Share::from_word(self.busy.0.owed.fetch_add(one.word(), Ordering::AcqRel) + one.word());
-        let change = ONE_SLICE + u64::from(ended);
+        if ended.is_some_and(|state| state != TransferState::Completed) {
+            self.failed.fetch_add(1, Ordering::SeqCst);
+        }
+        let change = ONE_SLICE + u64::from(ended.is_some());
         let after = self.busy.0.counts.fetch_sub(change, Ordering::SeqCst) - change;
         if owed.slices() >= self.permit_lot || after < ONE_SLICE || self.permits.has_waiters() {
             self.return_permits();
         }
-        if ended {
+        if ended.is_some() {
             self.wake_if_below(after as u32);
         }
     }
@@ -374,18 +377,13 @@ impl SliceSink for Shared {
 
 impl Shared {
     #[cold]
-    fn slice_failed(&self, request: u32, slot: &Slot, len_bytes: u64, failure: Failure) -> bool {
+    fn slice_failed(&self, request: u32, slot: &Slot, len_bytes: u64, failure: Failure) -> Option<TransferState> {
         let verdict = match failure.state {
             state @ (TransferState::Timeout | TransferState::Canceled) => state,
             _ => TransferState::Failed,
         };
         let mut errors = self.errors.lock();
         errors.note(request, || self.describe(slot, Failure { state: verdict, ..failure }));
-        let ended = slot.end_slice(len_bytes, Some(verdict));
-        drop(errors);
-        if ended {
-            self.failed.fetch_add(1, Ordering::SeqCst);
-        }
-        ended
+        slot.end_slice(len_bytes, Some(verdict))
     }
 }

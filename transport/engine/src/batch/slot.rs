@@ -95,8 +95,9 @@ impl Slot {
         }
     }
 
-    /// Counts a slice's end, with the state that its failure asks for. Returns whether the request ended by this.
-    pub(super) fn end_slice(&self, len_bytes: u64, failure: Option<TransferState>) -> bool {
+    /// Counts a slice's end, with the state that its failure asks for. Returns the request's state when it
+    /// ended by this.
+    pub(super) fn end_slice(&self, len_bytes: u64, failure: Option<TransferState>) -> Option<TransferState> {
         if failure.is_none() && len_bytes != self.len_bytes.load(Ordering::Relaxed) {
             self.moved_bytes.fetch_add(len_bytes, Ordering::Relaxed);
         }
@@ -109,16 +110,17 @@ impl Slot {
             {
                 next |= (verdict as u64) << VERDICT_SHIFT;
             }
-            let ends = next as u32 == 0 && state_at(now, STATE_SHIFT) == TransferState::Pending;
-            if ends {
+            let mut end = None;
+            if next as u32 == 0 && state_at(now, STATE_SHIFT) == TransferState::Pending {
                 let state = match state_at(next, VERDICT_SHIFT) {
                     TransferState::Waiting => TransferState::Completed,
                     verdict => verdict,
                 };
                 next = word(state, 0);
+                end = Some(state);
             }
             match self.word.compare_exchange_weak(now, next, Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) => return ends,
+                Ok(_) => return end,
                 Err(newer) => now = newer,
             }
         }
@@ -185,19 +187,19 @@ mod tests {
     #[test]
     fn the_last_slice_completes_it() {
         let slot = started(2);
-        assert!(!slot.end_slice(60, None));
+        assert_eq!(slot.end_slice(60, None), None);
         assert_eq!((slot.state(), slot.bytes()), (TransferState::Pending, 60));
-        assert!(slot.end_slice(40, None));
+        assert_eq!(slot.end_slice(40, None), Some(TransferState::Completed));
         assert_eq!((slot.state(), slot.bytes()), (TransferState::Completed, 100));
     }
 
     #[test]
     fn the_first_failure_decides_but_the_last_slice_ends_it() {
         let slot = started(3);
-        assert!(!slot.end_slice(10, Some(TransferState::Timeout)));
-        assert!(!slot.end_slice(10, Some(TransferState::Failed)));
+        assert_eq!(slot.end_slice(10, Some(TransferState::Timeout)), None);
+        assert_eq!(slot.end_slice(10, Some(TransferState::Failed)), None);
         assert_eq!(slot.state(), TransferState::Pending);
-        assert!(slot.end_slice(80, None));
+        assert_eq!(slot.end_slice(80, None), Some(TransferState::Timeout));
         assert_eq!((slot.state(), slot.bytes()), (TransferState::Timeout, 80));
     }
 
@@ -206,8 +208,8 @@ mod tests {
         let slot = started(2);
         assert!(slot.give_up(TransferState::Canceled));
         assert!(!slot.give_up(TransferState::Timeout));
-        assert!(!slot.end_slice(50, None));
-        assert!(!slot.end_slice(50, Some(TransferState::Failed)));
+        assert_eq!(slot.end_slice(50, None), None);
+        assert_eq!(slot.end_slice(50, Some(TransferState::Failed)), None);
         assert_eq!(slot.state(), TransferState::Canceled);
     }
 

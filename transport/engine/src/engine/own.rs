@@ -9,7 +9,7 @@ use super::Core;
 use crate::deadline::Deadline;
 use crate::error::{EngineError, ErrorKind};
 use crate::ids::FileBufferId;
-use crate::metadata::Ownership;
+use crate::metadata::{MetadataError, Ownership};
 use crate::segment::{FileBufferDesc, SegmentDesc, holds_more_than, merge, without};
 use crate::transport::Transport;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -137,7 +137,8 @@ impl Core {
         if let Err(undo) = transport.unregister_file(id, deadline.instant()) {
             tracing::warn!(path = %path.display(), error = %undo, "taking the file back after a failure");
         }
-        Err(EngineError::new(error.kind(), format!("{attempt}: it could not be published: {error}")))
+        let kind = EngineError::from(error.clone()).kind();
+        Err(EngineError::new(kind, format!("{attempt}: it could not be published: {error}")))
     }
 
     /// Withdraws the file from the description first, so that nobody finds it any more, then lets it drain.
@@ -166,7 +167,7 @@ impl Core {
     pub(super) fn withdraw(&self, deadline: Deadline) -> Result<(), EngineError> {
         let mut state = self.own.turn(&format!("withdraw segment {}", self.server_name), deadline)?;
         state.wanted = None;
-        self.publish(&mut state, deadline)
+        Ok(self.publish(&mut state, deadline)?)
     }
 
     /// Withdraws the segment and takes all files of this transport back, or of all transports.
@@ -178,7 +179,7 @@ impl Core {
         let mut result = Ok(());
         if protocol.is_none_or(|protocol| state.wanted.as_ref().is_some_and(|wanted| wanted.protocol() == protocol)) {
             state.wanted = None;
-            result = self.publish(&mut state, deadline.min(self.control_deadline()));
+            result = self.publish(&mut state, deadline.min(self.control_deadline())).map_err(EngineError::from);
         }
         drop(state);
         let chosen: Vec<OwnFile> = chosen;
@@ -205,12 +206,16 @@ impl Core {
         let mut desc = SegmentDesc::new(&self.server_name, transport.protocol());
         transport.describe(&mut desc);
         desc.file_buffers = state.files.iter().map(|file| file.desc.clone()).collect();
-        desc.stamp();
+        match &state.published {
+            // The same text, when it is published again only to renew it: readers need not look at it.
+            Some(published) if published.says_the_same(&desc) => desc.timestamp.clone_from(&published.timestamp),
+            _ => desc.stamp(),
+        }
         desc
     }
 
     /// Brings what the metadata service has in line with what is wanted.
-    fn publish(&self, state: &mut OwnState, deadline: Deadline) -> Result<(), EngineError> {
+    fn publish(&self, state: &mut OwnState, deadline: Deadline) -> Result<(), MetadataError> {
         let result = match state.wanted.clone() {
             Some(transport) => self.publish_wanted(state, &transport, deadline),
             None => self.remove_published(state, deadline),
@@ -235,24 +240,27 @@ impl Core {
         state: &mut OwnState,
         transport: &Arc<dyn Transport>,
         deadline: Deadline,
-    ) -> Result<(), EngineError> {
+    ) -> Result<(), MetadataError> {
         let owner = &self.own.ownership;
         let (host, port) = host_and_port(&self.server_name);
         let rpc_meta = serde_json::json!({"ip_or_host_name": host, "rpc_port": port}).to_string();
-        self.store.put(&self.keys.rpc_meta(&self.server_name), &rpc_meta, Some(owner), deadline)?;
-        state.is_name_claimed = true;
+        let claimed = self.store.put(&self.keys.rpc_meta(&self.server_name), &rpc_meta, Some(owner), deadline);
+        state.is_name_claimed |= claimed.as_ref().err().is_none_or(MetadataError::may_be_done);
+        claimed?;
         let ours = self.describe(state, transport);
         let key = self.keys.segment(&self.server_name);
         let published = self.published_under(&key, deadline)?;
         // Others' fields must not expire with this engine.
         let is_shared = published.as_ref().is_some_and(|published| holds_more_than(published, &ours));
         let merged = merge(published, &ours);
-        // From here on, also after an error, the service may have it.
-        state.published = Some(ours);
-        Ok(self.store.put(&key, &merged.to_json(), (!is_shared).then_some(owner), deadline)?)
+        let put = self.store.put(&key, &merged.to_json(), (!is_shared).then_some(owner), deadline);
+        if put.as_ref().err().is_none_or(MetadataError::may_be_done) {
+            state.published = Some(ours);
+        }
+        put
     }
 
-    fn remove_published(&self, state: &mut OwnState, deadline: Deadline) -> Result<(), EngineError> {
+    fn remove_published(&self, state: &mut OwnState, deadline: Deadline) -> Result<(), MetadataError> {
         let owner = &self.own.ownership;
         if let Some(ours) = &state.published {
             let key = self.keys.segment(&self.server_name);
@@ -271,7 +279,7 @@ impl Core {
     }
 
     /// What stands under this engine's own name now. What is no description there is of no use to anybody.
-    fn published_under(&self, key: &str, deadline: Deadline) -> Result<Option<SegmentDesc>, EngineError> {
+    fn published_under(&self, key: &str, deadline: Deadline) -> Result<Option<SegmentDesc>, MetadataError> {
         let Some(published) = self.store.get(key, deadline)? else { return Ok(None) };
         match SegmentDesc::from_json(&published.text) {
             Ok(desc) => Ok(Some(desc)),

@@ -222,7 +222,7 @@ impl Core {
         };
         let (desc, _) = self.fetch(name, deadline)?;
         let current = segment.current();
-        if desc == current.desc && !always {
+        if desc.says_the_same(&current.desc) && !always {
             return Ok(());
         }
         let transport = self.transport_for(&desc)?;

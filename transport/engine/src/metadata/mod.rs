@@ -189,7 +189,11 @@ impl MetadataError {
     /// Whether the service may have done it all the same.
     #[must_use]
     pub fn may_be_done(&self) -> bool {
-        !matches!(self, Self::Unreachable { .. } | Self::Refused { .. } | Self::Taken { .. } | Self::Client { .. })
+        match self {
+            Self::Unreachable { .. } | Self::Taken { .. } | Self::Client { .. } => false,
+            Self::Refused { status, .. } => *status >= 500,
+            _ => true,
+        }
     }
 }
 
