@@ -22,6 +22,9 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the HTTP metadata service, where nodes publish their segments and find others'
     Metadata(MetadataArgs),
+    /// Look at the segments that are published
+    #[command(subcommand)]
+    Segment(SegmentCommand),
 }
 
 /// The metadata service.
@@ -40,4 +43,38 @@ pub(crate) struct MetadataArgs {
     /// Keep the entries in memory only
     #[arg(long, alias = "no_store", conflicts_with = "store")]
     pub(crate) no_store: bool,
+}
+
+/// Looking at segments.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SegmentCommand {
+    /// List all segments; needs a metadata service that can list, as `nvferry metadata` can
+    List {
+        #[command(flatten)]
+        service: ServiceArgs,
+        /// As a JSON array, with each description as it was published
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one segment: where its target is, and which files it offers
+    Show {
+        /// The segment's name: the server name of the node that offers it
+        name: String,
+        #[command(flatten)]
+        service: ServiceArgs,
+        /// The JSON exactly as it was published
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Which metadata service, and whose keys in it.
+#[derive(Debug, Args)]
+pub(crate) struct ServiceArgs {
+    /// The metadata service, such as http://127.0.0.1:8080/metadata
+    #[arg(long, alias = "metadata_server", env = "MC_METADATA_SERVER", value_name = "URL")]
+    pub(crate) metadata_server: String,
+    /// The cluster whose keys are used, where several share one service
+    #[arg(long, alias = "cluster_id", env = "MC_METADATA_CLUSTER_ID", value_name = "ID")]
+    pub(crate) cluster_id: Option<String>,
 }

@@ -8,6 +8,7 @@
 mod cli;
 mod metadata;
 mod output;
+mod segment;
 mod signals;
 
 use clap::Parser;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = start_log(cli.verbose).and_then(|()| match cli.command {
         Command::Metadata(args) => metadata::run(&args),
+        Command::Segment(command) => segment::run(&command),
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,7 +10,7 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -134,4 +134,21 @@ pub fn try_http(url: &str, method: &str, query: &str, body: &str) -> std::io::Re
         return Err(cut());
     }
     Ok((status, body.to_owned()))
+}
+
+/// A service that answers every request alike; its URL.
+pub fn answering(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/metadata", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            if matches!(stream.read(&mut request), Ok(len) if len > 0) {
+                // Whoever asked may be gone.
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        }
+    });
+    url
 }
