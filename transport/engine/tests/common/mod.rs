@@ -8,7 +8,7 @@ use nvferry_engine::{
 };
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 /// What becomes of a slice.
@@ -33,6 +33,7 @@ pub struct Script {
     limits: FileLimits,
     decide: Mutex<Decide>,
     held: Mutex<Vec<Slice>>,
+    came: Condvar,
     files: Mutex<BTreeMap<FileBufferId, Vec<u8>>>,
     /// Files that `file_limits` does not know until the next `update`.
     not_yet: Mutex<Vec<FileBufferId>>,
@@ -55,6 +56,7 @@ impl Script {
             limits,
             decide: Mutex::new(Box::new(|_| Fate::Complete)),
             held: Mutex::default(),
+            came: Condvar::new(),
             files: Mutex::default(),
             not_yet: Mutex::default(),
             refuses_files: Mutex::default(),
@@ -81,6 +83,15 @@ impl Script {
 
     pub fn take_held(&self) -> Vec<Slice> {
         std::mem::take(&mut *self.held.lock().unwrap())
+    }
+
+    /// Any one of those that are held, as soon as there is one; `None` when none comes for a while.
+    pub fn take_one(&self, random: &mut Random) -> Option<Slice> {
+        let held = self.held.lock().unwrap();
+        let (mut held, _) =
+            self.came.wait_timeout_while(held, Duration::from_millis(20), |held| held.is_empty()).unwrap();
+        let len = held.len() as u64;
+        (len > 0).then(|| held.swap_remove(random.below(len) as usize))
     }
 
     /// Completes all slices that are held.
@@ -207,7 +218,10 @@ impl RemoteSegment for ScriptedSegment {
                 Fate::Fail(failure) => slice.fail(failure),
                 Fate::Drop => drop(slice),
                 Fate::LeaveInList => left.push(slice),
-                Fate::Hold => self.0.held.lock().unwrap().push(slice),
+                Fate::Hold => {
+                    self.0.held.lock().unwrap().push(slice);
+                    self.0.came.notify_one();
+                }
             }
         }
         *slices = left;
