@@ -35,6 +35,12 @@ impl Deadline {
         self.0.saturating_duration_since(Instant::now())
     }
 
+    /// Halfway from now: for the first of two steps, so that the second has time, too.
+    #[must_use]
+    pub(crate) fn halfway(self) -> Self {
+        Self::after(self.remaining() / 2)
+    }
+
     /// Whether it has passed.
     #[must_use]
     pub fn has_passed(self) -> bool {

@@ -53,8 +53,8 @@ pub mod transport;
 
 pub use batch::{Batch, RequestStatus};
 pub use deadline::Deadline;
-pub use engine::TransferEngine;
 pub use engine::builder::TransferEngineBuilder;
+pub use engine::{TransferEngine, UnderWay};
 pub use error::{EngineError, ErrorKind};
 pub use ids::{FileBufferId, Operation, SegmentId, TransferState};
 pub use memory::Memory;

@@ -44,7 +44,9 @@ pub trait Transport: Send + Sync {
     /// When there is no such file, or it did not drain in time (it is then gone all the same).
     fn unregister_file(&self, id: FileBufferId, deadline: Instant) -> Result<(), EngineError>;
 
-    /// Whether it could reach this segment. Several may be able to; the one that the segment's `protocol` names goes first.
+    /// Whether it could reach this segment. Several may be able to; the one that the segment's `protocol` names goes
+    /// first. A transport that writes a field of its own in [`Transport::describe`] looks for that instead, because
+    /// another transport may have published under the same name first and set `protocol`.
     fn serves(&self, segment: &SegmentDesc) -> bool {
         segment.protocol == self.protocol()
     }
@@ -73,7 +75,8 @@ pub struct FileLimits {
 
 /// Another engine's segment, reached through a transport.
 pub trait RemoteSegment: Send + Sync {
-    /// What a file allows; `None` when the target does not have it (yet).
+    /// What a file allows; `None` when the target does not have it (yet). Asked for nearly every request: it must be
+    /// cheap, and must not block.
     fn file_limits(&self, file: FileBufferId) -> Option<FileLimits>;
 
     /// Takes over a newer description: files that came or went, a target that moved.
@@ -83,6 +86,9 @@ pub trait RemoteSegment: Send + Sync {
     fn update(&self, segment: &SegmentDesc, deadline: Instant) -> Result<(), EngineError>;
 
     /// Takes all slices out of the list and moves them. Never blocks: the engine's permits bound what is under way.
+    ///
+    /// Slices may be ended on any thread, also before this returns. Ending one calls nothing of the transport; it may
+    /// call the waker of a task that awaits the batch. Those left in the list end as failed.
     fn submit(&self, slices: &mut Vec<Slice>);
 
     /// Where the segment is reached, for people, such as a transport id. Asked after `attach` and `update` only.

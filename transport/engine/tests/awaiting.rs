@@ -1,4 +1,5 @@
 //! Batches that are awaited, with an executor as plain as can be: any will do.
+#![allow(clippy::unwrap_used)] // Failing is what tests do.
 
 mod common;
 

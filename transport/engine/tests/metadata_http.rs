@@ -1,4 +1,5 @@
 //! The HTTP metadata client against a server that answers from a script: well, badly, late, or not at all.
+#![allow(clippy::unwrap_used)] // Failing is what tests do.
 
 use nvferry_engine::metadata::http::HttpStore;
 use nvferry_engine::metadata::{MetadataError, OnChange, Ownership};
@@ -225,6 +226,16 @@ fn answers_that_are_no_text_or_too_long_are_refused() {
     assert_eq!(error.kind(), ErrorKind::MalformedJson);
     let text = error.to_string();
     assert!(text.contains("<html>login</html>") && text.contains(&url) && text.contains("mooncake/ram/b"), "{text}");
+}
+
+#[test]
+fn a_wrong_path_is_not_taken_for_a_key_that_is_missing() {
+    let (url, _seen) = serve(vec![say(404, "nothing is served at this path"), say(404, ""), say(404, "Key Not Found")]);
+    let store = HttpStore::new(&url).unwrap();
+    let error = store.get("k", soon()).unwrap_err();
+    assert!(error.to_string().contains("it answered 404: nothing is served at this path"), "{error}");
+    assert_eq!(store.get("k", soon()).unwrap(), None);
+    assert_eq!(store.get("k", soon()).unwrap(), None);
 }
 
 /// Counts calls, and says so.

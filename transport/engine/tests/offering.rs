@@ -1,4 +1,5 @@
 //! Registering files, and what is published of them.
+#![allow(clippy::unwrap_used)] // Failing is what tests do.
 
 mod common;
 

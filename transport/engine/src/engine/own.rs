@@ -152,7 +152,7 @@ impl Core {
             return Err(EngineError::new(ErrorKind::DeviceNotFound, message));
         };
         let file = state.files.remove(index);
-        self.publish_or_retry(&mut state, deadline.min(self.control_deadline()));
+        self.publish_or_retry(&mut state, deadline.halfway());
         drop(state);
         file.transport.unregister_file(file.desc.id, deadline.instant())
     }
@@ -179,7 +179,7 @@ impl Core {
         let mut result = Ok(());
         if protocol.is_none_or(|protocol| state.wanted.as_ref().is_some_and(|wanted| wanted.protocol() == protocol)) {
             state.wanted = None;
-            result = self.publish(&mut state, deadline.min(self.control_deadline())).map_err(EngineError::from);
+            result = self.publish(&mut state, deadline.halfway()).map_err(EngineError::from);
         }
         drop(state);
         let chosen: Vec<OwnFile> = chosen;

@@ -233,7 +233,7 @@ impl MetadataStore for HttpStore {
                     received: shorten(&String::from_utf8_lossy(error.as_bytes())),
                 }),
             },
-            StatusCode::NOT_FOUND => Ok(None),
+            StatusCode::NOT_FOUND if is_miss(&answer) => Ok(None),
             _ => Err(self.refused(&call, &answer)),
         }
     }
@@ -328,7 +328,13 @@ impl HttpStore {
     }
 }
 
-/// An error and all its causes, once each, without the URL.
+/// Whether "not found" is about the key. A server that serves nothing at this path says something else.
+fn is_miss(answer: &Answer) -> bool {
+    let text = String::from_utf8_lossy(&answer.body).to_ascii_lowercase();
+    answer.version.is_some() || text.is_empty() || text.contains("not found")
+}
+
+/// The innermost cause, which is what the operating system said; the layers around it only say that they failed.
 fn causes(error: &(dyn Error + 'static)) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
