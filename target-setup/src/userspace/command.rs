@@ -4,7 +4,7 @@ use super::lane::LaneId;
 use super::limits;
 use super::namespace::Namespace;
 use nvferry_io::{IoFile, IoKind, PoolBuf};
-use nvferry_wire::nvm::{DatasetManagement, NvmOpcode, ReadWrite, WriteZeroes};
+use nvferry_wire::nvm::{DSM_MAX_RANGES, DSM_RANGE_LEN, DatasetManagement, NvmOpcode, ReadWrite, WriteZeroes};
 use nvferry_wire::sqe::Fuse;
 use nvferry_wire::{BlockCount, Lba, SglDescriptor, Sqe, Status, StatusCode};
 use std::io;
@@ -118,7 +118,7 @@ impl Work {
             NvmOpcode::DatasetManagement => {
                 let command = DatasetManagement::decode(sqe);
                 check_writable(namespace)?;
-                let data = expect_from_host(sqe, command.data_bytes())?;
+                let data = expect_ranges(sqe, command.data_bytes())?;
                 Ok((Self::Ranges { command, ranges: Vec::new() }, data))
             }
             NvmOpcode::WriteUncorrectable | NvmOpcode::Verify | NvmOpcode::Copy => Err(StatusCode::InvalidOpcode),
@@ -332,6 +332,15 @@ fn expect_from_host(sqe: &Sqe, data_bytes: u32) -> Result<Data, StatusCode> {
         sgl if sgl.length_bytes() == data_bytes => Ok(Data::FromHost(data_bytes)),
         _ => Err(StatusCode::SglDataLengthInvalid),
     }
+}
+
+/// The ranges of Dataset Management. Linux always sends the longest list that there can be, whatever it announces.
+fn expect_ranges(sqe: &Sqe, needed_bytes: u32) -> Result<Data, StatusCode> {
+    let sent_bytes = sqe.sgl().map_err(|error| error.status())?.length_bytes();
+    if sent_bytes < needed_bytes || sent_bytes > DSM_MAX_RANGES * DSM_RANGE_LEN as u32 {
+        return Err(StatusCode::SglDataLengthInvalid);
+    }
+    expect_from_host(sqe, sent_bytes)
 }
 
 /// The status of a read that the system refused.
