@@ -35,6 +35,8 @@ mod send;
 mod subsystem;
 mod table;
 mod target;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use options::{EngineFactory, UserspaceOptions};

@@ -214,6 +214,12 @@ impl<S: Stream> Worker<S> {
         self.connections.get(index as usize)?.as_deref()
     }
 
+    /// The places that connections have, or had.
+    #[cfg(test)]
+    pub(crate) fn places(&self) -> std::ops::Range<u32> {
+        0..self.connections.len() as u32
+    }
+
     /// Lets `act` change a connection, if it is there.
     fn with(&mut self, index: u32, act: impl FnOnce(&mut Connection<S>, &mut Core, &mut Scratch)) {
         if let Some(mut connection) = self.connections.get_mut(index as usize).and_then(Option::take) {

@@ -1,0 +1,12 @@
+//! The state machine without sockets, threads or clocks: one worker, streams in memory, and a time that tests set.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod backlog;
+mod chopped;
+mod harness;
+#[allow(dead_code, reason = "the scenarios on real sockets use the rest")]
+#[path = "../../../tests/common/host.rs"]
+mod host;
+mod malformed;
+mod stalled;
+mod time;
