@@ -61,3 +61,44 @@ each_counter! {
     reads writes read_bytes written_bytes bounced_bytes retries timeouts failures digest_errors connects disconnects sends
     receives
 }
+
+/// Where the connection to a target stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConnectionState {
+    /// It is being made for the first time.
+    Connecting,
+    /// It stands.
+    Connected,
+    /// It was lost, for this reason, and is tried again.
+    Reconnecting(String),
+    /// It was let go of.
+    Closed,
+}
+
+/// An attached target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttachmentStatus {
+    /// The target, for people.
+    pub target: String,
+    /// Where the connection to it stands.
+    pub state: ConnectionState,
+    /// Times that it was found again.
+    pub reconnects: u64,
+    /// I/O queues that it grants.
+    pub queues: usize,
+    /// Files that can be reached.
+    pub files: usize,
+    /// What went through all workers.
+    pub counters: Counters,
+}
+
+/// A transport.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TransportStatus {
+    /// Worker threads, once something has been attached.
+    pub workers: usize,
+    /// Targets that are attached.
+    pub attachments: Vec<AttachmentStatus>,
+    /// What went through them, and through those that have been let go of.
+    pub counters: Counters,
+}

@@ -3,7 +3,6 @@
 use nvferry_engine::{Failure, SliceSink};
 use std::sync::{Arc, Condvar, Mutex};
 
-
 /// Remembers how slices ended, and lets tests wait for it.
 #[derive(Default)]
 pub(crate) struct Outcomes {

@@ -295,10 +295,8 @@ fn with_subnqn(trid: TransportId, server_name: &str) -> Result<TransportId, Opti
     if trid.subnqn.is_some() {
         return Ok(trid);
     }
-    let subnqn = Nqn::new(format!("{SUBNQN_PREFIX}{server_name}")).map_err(|why| OptionsError::ServerName {
-        server_name: server_name.to_owned(),
-        why: why.to_string(),
-    })?;
+    let subnqn = Nqn::new(format!("{SUBNQN_PREFIX}{server_name}"))
+        .map_err(|why| OptionsError::ServerName { server_name: server_name.to_owned(), why: why.to_string() })?;
     Ok(trid.with_subnqn(subnqn))
 }
 

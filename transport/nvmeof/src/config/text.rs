@@ -81,7 +81,9 @@ fn set(options: &mut NvmeofOptions, key: &'static str, value: &str) -> Result<()
             let ms = number(key, value, 100, 3_600_000, "a number of milliseconds from 100 to 3600000")?;
             options.kato = Some(Duration::from_millis(ms));
         }
-        "hostnqn" => options.host_nqn = Some(Nqn::new(value).map_err(|_| wrong("an NQN, such as nqn.2016-06.io.example:host1"))?),
+        "hostnqn" => {
+            options.host_nqn = Some(Nqn::new(value).map_err(|_| wrong("an NQN, such as nqn.2016-06.io.example:host1"))?)
+        }
         "hostid" => options.host_id = Some(uuid(value).ok_or_else(|| wrong("a UUID that is not all zeroes"))?),
         _ => {
             // The last of KEYS: spin_us.

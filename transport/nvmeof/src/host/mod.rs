@@ -6,7 +6,7 @@
 //!
 //! Both move slices of any alignment; what comes before the device is the same for both: see [`crate::intake`].
 
-
+pub(crate) mod local;
 pub mod namespaces;
 pub mod userspace;
 
@@ -26,4 +26,9 @@ pub(crate) fn failed(slice: &Slice, target: &str, why: impl Display) -> Failure 
 /// A slice whose deadline has passed.
 pub(crate) fn timed_out(slice: &Slice, target: &str, why: impl Display) -> Failure {
     Failure::timed_out(sentence(slice, target, why))
+}
+
+/// A slice that was given up.
+pub(crate) fn canceled(slice: &Slice, target: &str, why: impl Display) -> Failure {
+    Failure::canceled(sentence(slice, target, why))
 }

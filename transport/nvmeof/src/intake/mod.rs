@@ -122,7 +122,9 @@ impl Intake {
                 continue;
             };
             match job {
-                Job::Slice(slice, _) if slice.deadline <= now => self.time_out(slice, "the deadline passed before its turn came"),
+                Job::Slice(slice, _) if slice.deadline <= now => {
+                    self.time_out(slice, "the deadline passed before its turn came")
+                }
                 Job::Slice(slice, attempts) => {
                     let rules = self.rules(&namespace);
                     let is_one = slice.op == Operation::Read || rules.is_whole(slice.offset, slice.len());

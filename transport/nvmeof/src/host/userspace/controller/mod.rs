@@ -17,9 +17,9 @@ mod steps;
 
 use super::connect;
 use super::link::{Ended, Flow, Link, LinkError, Payload, ReceiveState, SendState};
-use crate::host::namespaces::HostNamespace;
 use super::queue_pair::Vecs;
 use crate::config::HostSettings;
+use crate::host::namespaces::HostNamespace;
 use nvferry_io::AlignedBuf;
 use nvferry_io::stream::Stream;
 use nvferry_io::vector::IoVecs;
@@ -112,9 +112,7 @@ enum Step {
     /// For the answer to the command sent last.
     Answers,
     /// To look again whether the controller is ready.
-    Ready {
-        look_at: Instant,
-    },
+    Ready { look_at: Instant },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

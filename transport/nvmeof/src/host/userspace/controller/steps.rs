@@ -5,15 +5,13 @@
 
 use super::scan::ScanStep;
 use super::{
-    ADMIN_ENTRIES, AdminCommand, AdminOp, Association, Controller, ControllerEvent, MAX_TRANSFER_BYTES, READY_POLL, State,
-    Step, connect,
+    ADMIN_ENTRIES, AdminCommand, AdminOp, Association, Controller, ControllerEvent, MAX_TRANSFER_BYTES, READY_POLL,
+    State, Step, connect,
 };
 use crate::host::userspace::link::{DataFault, Ended, Flow, LinkError, Payload};
 use nvferry_wire::admin::{GetLogPage, Identify, SetFeatures, async_event_request, keep_alive};
 use nvferry_wire::async_event::{AsyncEvent, AsyncEventKind};
-use nvferry_wire::fabrics::{
-    Cap, Cc, Connect, ConnectData, Csts, Property, PropertyGet, PropertySet, Shn, Shst,
-};
+use nvferry_wire::fabrics::{Cap, Cc, Connect, ConnectData, Csts, Property, PropertyGet, PropertySet, Shn, Shst};
 use nvferry_wire::feature::{AsyncEventConfig, FeatureId, NumberOfQueues};
 use nvferry_wire::identify::{Cns, IDENTIFY_LEN, IdentifyController};
 use nvferry_wire::log_page::{CHANGED_NAMESPACES_LEN, LogPageId};
@@ -124,7 +122,8 @@ impl Controller {
                 if let Some(association) = &mut self.association {
                     association.io_queues = granted.min(self.io_queues);
                 }
-                let sqe = SetFeatures::new(FeatureId::AsyncEventConfig, AsyncEventConfig::NAMESPACE_ATTRIBUTE.0).sqe(CID);
+                let sqe =
+                    SetFeatures::new(FeatureId::AsyncEventConfig, AsyncEventConfig::NAMESPACE_ATTRIBUTE.0).sqe(CID);
                 self.send(AdminCommand::SetEvents, sqe, Flow::None, Payload::None, now);
             }
             AdminCommand::SetEvents => {
@@ -171,7 +170,8 @@ impl Controller {
 
     /// Takes over what Identify Controller says.
     fn identified(&mut self, data: &[u8]) -> Result<(), LinkError> {
-        let identify = IdentifyController::decode(data).map_err(|error| LinkError::GivenUp(error.to_string().into()))?;
+        let identify =
+            IdentifyController::decode(data).map_err(|error| LinkError::GivenUp(error.to_string().into()))?;
         let Some(association) = &mut self.association else { return Ok(()) };
         let limit = identify.max_transfer_bytes(self.capabilities.min_page_bytes()).unwrap_or(u64::MAX);
         association.max_transfer_bytes = limit.min(MAX_TRANSFER_BYTES.into()) as u32;

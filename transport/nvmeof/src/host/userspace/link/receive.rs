@@ -94,7 +94,8 @@ impl<T> Link<T> {
                     list.push_leased_range(memory, range);
                 }
             }
-            let ahead = if self.receiver.expects_large { to_buffer as usize + BEHIND_PAYLOAD_BYTES } else { buffer.len() };
+            let ahead =
+                if self.receiver.expects_large { to_buffer as usize + BEHIND_PAYLOAD_BYTES } else { buffer.len() };
             let ahead = ahead.min(buffer.len());
             list.push(&mut buffer[..ahead]);
             let asked = list.bytes();
@@ -278,7 +279,10 @@ impl<T> Link<T> {
     /// A header of C2HData.
     fn data_begins(&mut self, pdu: &DataPdu, has_digest: bool) -> Result<(), LinkError> {
         let Some(slot) = self.slots.find(pdu.cccid) else {
-            return Err(LinkError::out_of_range(format!("data came for command {}, which is not under way", pdu.cccid)));
+            return Err(LinkError::out_of_range(format!(
+                "data came for command {}, which is not under way",
+                pdu.cccid
+            )));
         };
         let Some(busy) = self.slots.get(slot) else { return Ok(()) };
         let Flow::ToHost(len) = busy.flow else {

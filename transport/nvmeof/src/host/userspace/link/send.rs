@@ -3,9 +3,9 @@
 //! A command or an answer to R2T is taken up only when there is room for it; what has been taken up is sent as it is,
 //! many PDUs a system call.
 
+use super::LinkError;
 use super::payload::Payload;
 use super::slots::{Flow, SlotId, Slots};
-use super::LinkError;
 use crate::status::Counters;
 use nvferry_io::stream::Stream;
 use nvferry_io::vector::{IoVecs, MAX_PIECES};

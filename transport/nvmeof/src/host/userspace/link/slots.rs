@@ -94,8 +94,7 @@ impl<T> Slots<T> {
         // The highest generation is never used, so that no identifier is FFFFh, which stands for none.
         let generations = (1_u32 << (16 - self.index_bits)) - 1;
         slot.generation = ((u32::from(slot.generation) + 1) % generations) as u16;
-        slot.busy =
-            Some(Busy { context, payload, flow, moved: 0, owed: 0, leaving: 0, damaged: false, cqe: None });
+        slot.busy = Some(Busy { context, payload, flow, moved: 0, owed: 0, leaving: 0, damaged: false, cqe: None });
         Ok(SlotId(index))
     }
 

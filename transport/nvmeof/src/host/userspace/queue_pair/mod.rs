@@ -87,7 +87,11 @@ impl Scratch {
     /// Fresh scratch.
     #[must_use]
     pub fn new() -> Self {
-        Self { buffer: AlignedBuf::pages(RECEIVE_BUFFER_BYTES), vecs: Vecs(IoVecs::new()), ended: Vec::with_capacity(256) }
+        Self {
+            buffer: AlignedBuf::pages(RECEIVE_BUFFER_BYTES),
+            vecs: Vecs(IoVecs::new()),
+            ended: Vec::with_capacity(256),
+        }
     }
 }
 

@@ -1,0 +1,143 @@
+//! An attached target: what its callers, the workers and the control thread share about it.
+
+use crate::host::namespaces::NamespaceTable;
+use crate::status::{AttachmentStatus, ConnectionState, Counters};
+use parking_lot::{Condvar, Mutex, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+/// Names an attached target within one transport. Never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct AttachmentId(pub(crate) u32);
+
+/// What callers need to know before they hand slices over.
+#[derive(Debug, Clone)]
+pub(crate) struct View {
+    /// The files that can be reached.
+    pub(crate) table: Arc<NamespaceTable>,
+    /// The longest operation in bytes.
+    pub(crate) max_transfer_bytes: u32,
+    /// Workers that have, or may have, a way to the target, counted from the attachment's first.
+    pub(crate) queues: usize,
+}
+
+/// An attached target.
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    pub(crate) id: AttachmentId,
+    /// The target, for people.
+    pub(crate) target: Arc<str>,
+    view: RwLock<View>,
+    closed: AtomicBool,
+    state: Mutex<ConnectionState>,
+    reconnects: AtomicU64,
+    /// What went through each worker.
+    cells: Box<[CounterCell]>,
+}
+
+/// One worker's counters. Only that worker writes, so that no cache line wanders between workers.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct CounterCell([AtomicU64; Counters::COUNT]);
+
+impl Attachment {
+    pub(crate) fn new(id: AttachmentId, target: Arc<str>, view: View, workers: usize) -> Self {
+        Self {
+            id,
+            target,
+            view: RwLock::new(view),
+            closed: AtomicBool::new(false),
+            state: Mutex::new(ConnectionState::Connecting),
+            reconnects: AtomicU64::new(0),
+            cells: (0..workers).map(|_| CounterCell::default()).collect(),
+        }
+    }
+
+    pub(crate) fn view(&self) -> View {
+        self.view.read().clone()
+    }
+
+    /// Looks at the view without copying it.
+    pub(crate) fn with_view<R>(&self, look: impl FnOnce(&View) -> R) -> R {
+        look(&self.view.read())
+    }
+
+    pub(crate) fn change_view(&self, change: impl FnOnce(&mut View)) {
+        change(&mut self.view.write());
+    }
+
+    /// Closes it; tells whether it was open.
+    pub(crate) fn close(&self) -> bool {
+        !self.closed.swap(true, Ordering::AcqRel)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_state(&self, state: ConnectionState) {
+        *self.state.lock() = state;
+    }
+
+    pub(crate) fn count_reconnect(&self) {
+        self.reconnects.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Says what went through a worker so far. Called by that worker only.
+    pub(crate) fn publish(&self, worker: usize, counters: Counters) {
+        if let Some(cell) = self.cells.get(worker) {
+            for (slot, value) in cell.0.iter().zip(counters.to_array()) {
+                slot.store(value, Ordering::Relaxed);
+            }
+        }
+    }
+
+    pub(crate) fn status(&self) -> AttachmentStatus {
+        let mut counters = Counters::default();
+        for cell in &self.cells {
+            counters += Counters::from_array(std::array::from_fn(|i| cell.0[i].load(Ordering::Relaxed)));
+        }
+        let (queues, files) = self.with_view(|view| (view.queues, view.table.iter().count()));
+        AttachmentStatus {
+            target: self.target.to_string(),
+            state: self.state.lock().clone(),
+            reconnects: self.reconnects.load(Ordering::Relaxed),
+            queues,
+            files,
+            counters,
+        }
+    }
+}
+
+/// Counts down to nothing, and lets a caller wait for that.
+#[derive(Debug)]
+pub(crate) struct Latch {
+    left: Mutex<usize>,
+    done: Condvar,
+}
+
+impl Latch {
+    pub(crate) fn new(count: usize) -> Arc<Self> {
+        Arc::new(Self { left: Mutex::new(count), done: Condvar::new() })
+    }
+
+    pub(crate) fn count_down(&self) {
+        let mut left = self.left.lock();
+        *left = left.saturating_sub(1);
+        if *left == 0 {
+            self.done.notify_all();
+        }
+    }
+
+    /// Waits until nothing is left, or the deadline; tells whether nothing is.
+    pub(crate) fn wait(&self, deadline: Instant) -> bool {
+        let mut left = self.left.lock();
+        while *left > 0 {
+            if self.done.wait_until(&mut left, deadline).timed_out() {
+                return *left == 0;
+            }
+        }
+        true
+    }
+}

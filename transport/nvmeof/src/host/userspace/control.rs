@@ -1,0 +1,195 @@
+//! The control thread: runs the admin queues of all targets of a transport, away from the workers.
+//!
+//! It makes and keeps up the [sessions](super::session), hands workers what they need to connect their I/O queues, and
+//! hears from them when those break. When nothing is due it sleeps.
+
+use super::link::LinkError;
+use super::session::Session;
+use crate::attachment::{Attachment, AttachmentId, Latch};
+use crate::config::HostSettings;
+use crate::worker::WeakPool;
+use nvferry_engine::EngineError;
+use nvferry_io::poller::{Events, Poller, Sleeper, Waker};
+use nvferry_wire::Nqn;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+/// The poller's token of the waker.
+const WAKE_TOKEN: u64 = u64::MAX;
+
+/// Where a target is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Destination {
+    pub(crate) address: SocketAddr,
+    pub(crate) subnqn: Nqn,
+}
+
+/// Tells a caller how it went. It has room for one answer, and may be dropped.
+pub(crate) type Reply = SyncSender<Result<(), EngineError>>;
+
+/// What the control thread is told.
+#[derive(Debug)]
+pub(crate) enum ControlMessage {
+    /// Connect to a target.
+    Attach {
+        attachment: Arc<Attachment>,
+        destination: Destination,
+        settings: HostSettings,
+        pool: WeakPool,
+        reply: Reply,
+    },
+    /// The target is there now. Answered when it is connected, and its namespaces have been looked at.
+    Update { id: AttachmentId, destination: Destination, reply: Reply },
+    /// A file was asked for that is not known: look again.
+    Rescan { id: AttachmentId },
+    /// A worker has slices and no I/O queue.
+    QueueWanted { id: AttachmentId, worker: usize },
+    /// A worker's I/O queue stands.
+    QueueUp { id: AttachmentId, worker: usize },
+    /// A worker's I/O queue broke, or could not be made.
+    QueueLost { id: AttachmentId, worker: usize, error: LinkError },
+    /// Shut the controller down, by the deadline, and forget the target.
+    Close { id: AttachmentId, deadline: Instant, done: Arc<Latch> },
+    /// End.
+    Stop,
+}
+
+/// The way to the control thread.
+#[derive(Debug, Clone)]
+pub(crate) struct ControlHandle {
+    inbox: Arc<Mutex<Vec<ControlMessage>>>,
+    waker: Waker,
+}
+
+impl ControlHandle {
+    pub(crate) fn send(&self, message: ControlMessage) {
+        self.inbox.lock().push(message);
+        self.waker.wake();
+    }
+}
+
+/// The control thread.
+#[derive(Debug)]
+pub(crate) struct Control {
+    handle: ControlHandle,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Control {
+    /// Starts it, named `nvferry-host-ctl`.
+    ///
+    /// # Errors
+    /// When a thread or descriptors cannot be had.
+    pub(crate) fn start() -> io::Result<Self> {
+        let (waker, sleeper) = Waker::new()?;
+        let poller = Poller::new()?;
+        poller.add_sleeper(&sleeper, WAKE_TOKEN)?;
+        let handle = ControlHandle { inbox: Arc::default(), waker };
+        let inbox = Arc::clone(&handle.inbox);
+        let events = Events::with_capacity(64);
+        let loop_ = ControlLoop { inbox, poller, sleeper, events, sessions: HashMap::new() };
+        let thread = std::thread::Builder::new().name("nvferry-host-ctl".into()).spawn(move || loop_.run())?;
+        Ok(Self { handle, thread: Mutex::new(Some(thread)) })
+    }
+
+    pub(crate) fn handle(&self) -> &ControlHandle {
+        &self.handle
+    }
+
+    /// Ends it.
+    pub(crate) fn stop(&self) {
+        self.handle.send(ControlMessage::Stop);
+        let thread = self.thread.lock().take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!(target: "nvferry::host", "the control thread panicked");
+        }
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+struct ControlLoop {
+    inbox: Arc<Mutex<Vec<ControlMessage>>>,
+    poller: Poller,
+    sleeper: Sleeper,
+    events: Events,
+    sessions: HashMap<AttachmentId, Session>,
+}
+
+impl ControlLoop {
+    fn run(mut self) {
+        loop {
+            let now = Instant::now();
+            let messages = std::mem::take(&mut *self.inbox.lock());
+            for message in messages {
+                if matches!(message, ControlMessage::Stop) {
+                    return;
+                }
+                self.act(message, now);
+            }
+            for session in self.sessions.values_mut() {
+                session.tick(&self.poller, now);
+            }
+            self.sessions.retain(|_, session| !session.is_over());
+            if self.sleeper.prepare_sleep() {
+                let timer = self.sessions.values().filter_map(Session::next_timer).min();
+                let timeout = timer.map(|timer| timer.saturating_duration_since(Instant::now()));
+                if let Err(error) = self.poller.wait(&mut self.events, timeout) {
+                    tracing::error!(target: "nvferry::host", %error, "the control thread cannot wait for its sockets");
+                }
+                self.sleeper.woke();
+                for event in self.events.iter() {
+                    // Tokens of sockets were made from 32 bits; the waker's names no session.
+                    if let Some(session) = self.sessions.get_mut(&AttachmentId(event.token as u32))
+                        && event.token != WAKE_TOKEN
+                    {
+                        session.ready(event.readable);
+                    }
+                }
+            }
+        }
+    }
+
+    fn act(&mut self, message: ControlMessage, now: Instant) {
+        match message {
+            ControlMessage::Attach { attachment, destination, settings, pool, reply } => {
+                let id = attachment.id;
+                self.sessions.insert(id, Session::new(attachment, destination, settings, pool, reply, now));
+            }
+            ControlMessage::Update { id, destination, reply } => match self.sessions.get_mut(&id) {
+                Some(session) => session.update(destination, reply, now),
+                // The caller sees that nobody answers.
+                None => drop(reply),
+            },
+            ControlMessage::Rescan { id } => self.with(id, |session| session.rescan(now)),
+            ControlMessage::QueueWanted { id, worker } => self.with(id, |session| session.queue_wanted(worker, now)),
+            ControlMessage::QueueUp { id, worker } => self.with(id, |session| session.queue_up(worker, now)),
+            ControlMessage::QueueLost { id, worker, error } => {
+                self.with(id, |session| session.queue_lost(worker, &error, now));
+            }
+            ControlMessage::Close { id, deadline, done } => match self.sessions.get_mut(&id) {
+                Some(session) => session.close(deadline, done, now),
+                None => done.count_down(),
+            },
+            ControlMessage::Stop => {}
+        }
+    }
+
+    fn with(&mut self, id: AttachmentId, act: impl FnOnce(&mut Session)) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            act(session);
+        }
+    }
+}

@@ -1,0 +1,435 @@
+//! One target, from attaching to letting go: its controller, its connection, and what the workers are told about it.
+//!
+//! A controller that was connected once is tried again for ever (0.1 s doubling to 5 s) until the target is let go
+//! of. What a new association means for the namespaces is decided here: those that were there before are awaited.
+
+use super::control::{Destination, Reply};
+use super::controller::{Association, Controller, ControllerEvent, queue_params};
+use super::link::LinkError;
+use super::queue_pair::backoff;
+use super::socket::{HostSocket, Progress};
+use crate::attachment::{Attachment, Latch};
+use crate::config::HostSettings;
+use crate::host::namespaces::{HostNamespace, NamespaceTable};
+use crate::status::ConnectionState;
+use crate::worker::{Order, WeakPool};
+use nvferry_engine::EngineError;
+use nvferry_engine::error::ErrorKind;
+use nvferry_io::Stream;
+use nvferry_io::poller::Poller;
+use nvferry_wire::{QueueId, StatusCode};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// An I/O queue that stood for this long has its next failure forgiven.
+const STABLE_TIME: Duration = Duration::from_secs(5);
+
+/// One worker's I/O queue, as the control thread sees it.
+#[derive(Debug, Clone, Copy, Default)]
+struct QueueState {
+    /// The worker waits for it.
+    wanted: bool,
+    failures: u8,
+    /// Not before this.
+    retry_at: Option<Instant>,
+    up_since: Option<Instant>,
+}
+
+/// Who waits for a scan.
+#[derive(Debug)]
+struct ScanWaiter {
+    /// Asked of the present association; `None` while there is none.
+    ticket: Option<u64>,
+    reply: Reply,
+}
+
+#[derive(Debug)]
+enum Life {
+    /// Nobody has been connected yet: the first failure ends it.
+    Attaching(Reply),
+    Attached,
+    Closing {
+        deadline: Instant,
+        done: Arc<Latch>,
+    },
+    Over,
+}
+
+#[derive(Debug)]
+pub(super) struct Session {
+    attachment: Arc<Attachment>,
+    destination: Destination,
+    settings: HostSettings,
+    pool: WeakPool,
+    controller: Controller,
+    socket: HostSocket,
+    readable: bool,
+    association: Option<Association>,
+    /// The next list of namespaces is the first of its association.
+    first_scan: bool,
+    failures: u8,
+    retry_at: Option<Instant>,
+    queues: Vec<QueueState>,
+    waiters: Vec<ScanWaiter>,
+    life: Life,
+}
+
+impl Session {
+    pub(super) fn new(
+        attachment: Arc<Attachment>,
+        destination: Destination,
+        settings: HostSettings,
+        pool: WeakPool,
+        reply: Reply,
+        now: Instant,
+    ) -> Self {
+        let workers = pool.upgrade().map_or(0, |pool| pool.len());
+        let controller = Controller::new(settings.clone(), destination.subnqn.clone(), workers as u32, now);
+        Self {
+            attachment,
+            destination,
+            settings,
+            pool,
+            controller,
+            socket: HostSocket::Closed,
+            readable: false,
+            association: None,
+            first_scan: true,
+            failures: 0,
+            retry_at: Some(now),
+            queues: vec![QueueState::default(); workers],
+            waiters: Vec::new(),
+            life: Life::Attaching(reply),
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.life, Life::Over)
+    }
+
+    pub(super) fn next_timer(&self) -> Option<Instant> {
+        let closing = match &self.life {
+            Life::Closing { deadline, .. } => Some(*deadline),
+            Life::Attaching(_) | Life::Attached | Life::Over => None,
+        };
+        let queues = self.queues.iter().filter(|queue| queue.wanted).filter_map(|queue| queue.retry_at);
+        let queues = if self.association.is_some() { queues.min() } else { None };
+        [self.controller.next_timer(), self.retry_at, closing, queues].into_iter().flatten().min()
+    }
+
+    /// The socket says that there is something to do; [`Self::tick`] does it.
+    pub(super) fn ready(&mut self, readable: bool) {
+        self.readable |= readable;
+    }
+
+    /// Does all that is due.
+    pub(super) fn tick(&mut self, poller: &Poller, now: Instant) {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.connect(poller, now);
+        }
+        if let Err(error) = self.controller.tick(now) {
+            self.lost(&error, now);
+        } else {
+            self.drive(now);
+        }
+        for worker in 0..self.queues.len() {
+            let queue = &self.queues[worker];
+            if queue.wanted && queue.retry_at.is_none_or(|at| at <= now) {
+                self.connect_queue(worker);
+            }
+        }
+        if let Life::Closing { deadline, .. } = &self.life
+            && *deadline <= now
+        {
+            self.end();
+        }
+    }
+
+    fn connect(&mut self, poller: &Poller, now: Instant) {
+        self.retry_at = None;
+        self.controller.connecting(now);
+        match HostSocket::connect(self.destination.address, poller, self.attachment.id.0.into()) {
+            Ok(socket) => self.socket = socket,
+            Err(error) => self.lost(&error.into(), now),
+        }
+    }
+
+    fn drive(&mut self, now: Instant) {
+        match self.socket.progress() {
+            Ok(Progress::Waiting) => return,
+            Ok(Progress::JustConnected) => self.controller.connected(now),
+            Ok(Progress::Connected) => {}
+            Err(error) => return self.lost(&error.into(), now),
+        }
+        let HostSocket::Connected(stream) = &mut self.socket else { return };
+        if let Err(error) = self.controller.drive(stream, now, std::mem::take(&mut self.readable)) {
+            return self.lost(&error, now);
+        }
+        for event in self.controller.take_events() {
+            match event {
+                ControllerEvent::Ready(association) => self.associated(association),
+                ControllerEvent::Namespaces { namespaces, ticket } => self.scanned(namespaces, ticket, now),
+                ControllerEvent::ShutDown => self.end(),
+            }
+        }
+    }
+
+    /// The controller is ready for I/O queues.
+    fn associated(&mut self, association: Association) {
+        let again = matches!(self.life, Life::Attached);
+        tracing::info!(
+            target: "nvferry::host",
+            peer = %self.attachment.target,
+            cntlid = association.cntlid.0,
+            io_queues = association.io_queues,
+            entries = association.entries,
+            max_transfer_bytes = association.max_transfer_bytes,
+            serial = association.serial,
+            again,
+            "connected"
+        );
+        if again {
+            self.attachment.count_reconnect();
+        }
+        self.failures = 0;
+        self.first_scan = true;
+        let queues = (association.io_queues as usize).clamp(1, self.queues.len().max(1));
+        self.attachment.change_view(|view| {
+            view.max_transfer_bytes = association.max_transfer_bytes;
+            view.queues = queues;
+        });
+        self.attachment.set_state(ConnectionState::Connected);
+        self.association = Some(association);
+        for queue in &mut self.queues {
+            *queue = QueueState { wanted: queue.wanted, ..QueueState::default() };
+        }
+    }
+
+    /// The namespaces are known.
+    fn scanned(&mut self, namespaces: Vec<HostNamespace>, ticket: u64, now: Instant) {
+        let fresh = NamespaceTable::new(namespaces);
+        let before = self.attachment.view().table;
+        let first = std::mem::replace(&mut self.first_scan, false);
+        let attaching = matches!(self.life, Life::Attaching(_));
+        let table = match (attaching, first) {
+            (true, _) => fresh,
+            (false, true) => before.after_reconnect(&fresh),
+            (false, false) => before.after_change(&fresh),
+        };
+        if table != *before {
+            let table = Arc::new(table);
+            tracing::debug!(target: "nvferry::host", peer = %self.attachment.target, files = table.iter().count(), "namespaces");
+            self.attachment.change_view(|view| view.table = Arc::clone(&table));
+            let id = self.attachment.id;
+            self.order_all(|| Order::Namespaces { id, table: Arc::clone(&table) });
+        }
+        if attaching && let Life::Attaching(reply) = std::mem::replace(&mut self.life, Life::Attached) {
+            // A caller who no longer waits lets go of the target in another way.
+            let _ = reply.try_send(Ok(()));
+        }
+        self.waiters.retain(|waiter| {
+            let answered = waiter.ticket.is_some_and(|asked| asked <= ticket);
+            if answered {
+                let _ = waiter.reply.try_send(Ok(()));
+            }
+            !answered
+        });
+        // Those who asked while there was no association.
+        if self.waiters.iter().any(|waiter| waiter.ticket.is_none()) {
+            let ticket = Some(self.controller.rescan(now));
+            self.waiters.iter_mut().filter(|waiter| waiter.ticket.is_none()).for_each(|waiter| waiter.ticket = ticket);
+        }
+        for worker in 0..self.queues.len() {
+            if self.queues[worker].wanted {
+                self.connect_queue(worker);
+            }
+        }
+    }
+
+    /// The association is no more, or could not be made.
+    fn lost(&mut self, error: &LinkError, now: Instant) {
+        let stream = match &mut self.socket {
+            HostSocket::Connected(stream) => Some(stream as &mut dyn Stream),
+            HostSocket::Closed | HostSocket::Connecting(_) => None,
+        };
+        self.controller.lost(error, stream);
+        self.socket = HostSocket::Closed;
+        self.readable = false;
+        let was_associated = self.association.take().is_some();
+        if was_associated {
+            let (id, why): (_, Arc<str>) = (self.attachment.id, error.to_string().into());
+            self.order_all(|| Order::Disconnect { id, why: Arc::clone(&why) });
+        }
+        match std::mem::replace(&mut self.life, Life::Over) {
+            Life::Attaching(reply) => {
+                let _ = reply.try_send(Err(self.unreachable(error)));
+                self.attachment.set_state(ConnectionState::Closed);
+            }
+            Life::Closing { done, .. } => done.count_down(),
+            Life::Over => {}
+            Life::Attached => {
+                self.life = Life::Attached;
+                let delay = backoff(self.failures);
+                self.failures = self.failures.saturating_add(1);
+                self.retry_at = Some(now + delay);
+                self.attachment.set_state(ConnectionState::Reconnecting(error.to_string()));
+                self.waiters.iter_mut().for_each(|waiter| waiter.ticket = None);
+                if was_associated {
+                    tracing::warn!(target: "nvferry::host", peer = %self.attachment.target, %error, "connection lost");
+                } else {
+                    tracing::debug!(target: "nvferry::host", peer = %self.attachment.target, %error, "reconnect failed");
+                }
+            }
+        }
+    }
+
+    /// Why attaching failed, for the caller.
+    fn unreachable(&self, error: &LinkError) -> EngineError {
+        let kind = match error {
+            LinkError::Refused { .. } => ErrorKind::RejectHandshake,
+            LinkError::Io(_) | LinkError::Closed | LinkError::GivenUp(_) => ErrorKind::Socket,
+            _ => ErrorKind::Endpoint,
+        };
+        EngineError::new(kind, format!("cannot attach to {}: {error}", self.attachment.target))
+    }
+
+    /// The target is there now.
+    pub(super) fn update(&mut self, destination: Destination, reply: Reply, now: Instant) {
+        if destination != self.destination {
+            tracing::info!(target: "nvferry::host", peer = %self.attachment.target, to = %destination.address, "the target moved");
+            let subnqn = destination.subnqn.clone();
+            self.destination = destination;
+            self.lost(&LinkError::GivenUp("the target moved".into()), now);
+            self.controller = Controller::new(self.settings.clone(), subnqn, self.queues.len() as u32, now);
+            self.failures = 0;
+            self.retry_at = Some(now);
+        }
+        let ticket = self.controller.is_live().then(|| self.controller.rescan(now));
+        self.waiters.push(ScanWaiter { ticket, reply });
+    }
+
+    /// A file was asked for that is not known.
+    pub(super) fn rescan(&mut self, now: Instant) {
+        if self.controller.is_live() {
+            self.controller.rescan(now);
+        }
+    }
+
+    /// The worker's number among those that may have a queue, counted from the attachment's first.
+    fn rank(&self, worker: usize) -> usize {
+        rank_of(worker, self.attachment.id.0, self.queues.len())
+    }
+
+    fn connect_queue(&mut self, worker: usize) {
+        let Some(association) = &self.association else { return };
+        let Some(pool) = self.pool.upgrade() else { return };
+        let Some(inbox) = pool.inbox(worker) else { return };
+        let (rank, id) = (self.rank(worker), self.attachment.id);
+        let queues = self.attachment.with_view(|view| view.queues);
+        if rank < queues {
+            // Queue 0 is the admin queue. At most as many queues as workers, so 16 bits suffice.
+            let qid = QueueId(rank as u16 + 1);
+            let params = Arc::new(queue_params(association, &self.settings, &self.destination.subnqn, qid));
+            inbox.order(Order::Connect { id, address: self.destination.address, params });
+        } else {
+            inbox.order(Order::Forward { id, to: worker_of(rank % queues, id.0, self.queues.len()) });
+        }
+        self.queues[worker].wanted = false;
+    }
+
+    /// A worker has slices and no queue.
+    pub(super) fn queue_wanted(&mut self, worker: usize, now: Instant) {
+        let Some(queue) = self.queues.get_mut(worker) else { return };
+        queue.wanted = true;
+        if queue.retry_at.is_none_or(|at| at <= now) {
+            self.connect_queue(worker);
+        }
+    }
+
+    pub(super) fn queue_up(&mut self, worker: usize, now: Instant) {
+        if let Some(queue) = self.queues.get_mut(worker) {
+            queue.up_since = Some(now);
+        }
+        tracing::debug!(target: "nvferry::host", peer = %self.attachment.target, worker, "I/O queue connected");
+    }
+
+    /// A worker's queue broke.
+    pub(super) fn queue_lost(&mut self, worker: usize, error: &LinkError, now: Instant) {
+        let Some(queue) = self.queues.get_mut(worker) else { return };
+        if queue.up_since.take().is_some_and(|since| now.saturating_duration_since(since) >= STABLE_TIME) {
+            queue.failures = 0;
+        }
+        // The first time at once: one connection may break for reasons of its own.
+        queue.retry_at = queue.failures.checked_sub(1).map(|failures| now + backoff(failures));
+        queue.failures = queue.failures.saturating_add(1);
+        if self.association.is_some() {
+            tracing::warn!(target: "nvferry::host", peer = %self.attachment.target, worker, %error, "I/O queue lost");
+        }
+        let stale =
+            matches!(error, LinkError::Refused { status, .. } if status.code == StatusCode::ConnectInvalidParameters);
+        if stale && self.association.is_some() {
+            // The target has forgotten the controller, perhaps by a restart that the admin queue has not seen yet.
+            self.lost(error, now);
+            self.failures = 0;
+            self.retry_at.get_or_insert(now);
+        }
+    }
+
+    /// Shuts the controller down.
+    pub(super) fn close(&mut self, deadline: Instant, done: Arc<Latch>, now: Instant) {
+        self.life = Life::Closing { deadline, done };
+        self.waiters.clear();
+        self.retry_at = None;
+        if self.controller.is_live() && deadline > now {
+            self.controller.shut_down(now);
+        } else {
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        if let Life::Closing { done, .. } = std::mem::replace(&mut self.life, Life::Over) {
+            self.controller.lost(&LinkError::GivenUp("the target was let go of".into()), None);
+            self.socket = HostSocket::Closed;
+            self.association = None;
+            self.attachment.set_state(ConnectionState::Closed);
+            tracing::info!(target: "nvferry::host", peer = %self.attachment.target, "disconnected");
+            done.count_down();
+        }
+    }
+
+    fn order_all(&self, order: impl FnMut() -> Order) {
+        if let Some(pool) = self.pool.upgrade() {
+            pool.order_all(order);
+        }
+    }
+}
+
+/// A worker's rank for an attachment: attachments begin with different workers, so that targets that grant few queues
+/// don't all load the same.
+pub(crate) fn rank_of(worker: usize, attachment: u32, workers: usize) -> usize {
+    (worker + workers - attachment as usize % workers) % workers
+}
+
+/// The worker of a rank.
+pub(crate) fn worker_of(rank: usize, attachment: u32, workers: usize) -> usize {
+    (rank + attachment as usize) % workers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_and_workers_are_each_others_inverse() {
+        for workers in 1..9 {
+            for attachment in 0..20 {
+                for worker in 0..workers {
+                    let rank = rank_of(worker, attachment, workers);
+                    assert!(rank < workers);
+                    assert_eq!(worker_of(rank, attachment, workers), worker);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The target side: files of this engine, offered through a target driver.
+
+use crate::config::TargetDriverKind;
+use crate::trid;
+use nvferry_engine::error::ErrorKind;
+use nvferry_engine::{EngineError, FileBufferDesc, FileBufferId, SegmentDesc};
+use nvferry_target::{NamespaceSpec, TargetDriver, TargetError, TargetSpec, UserspaceOptions, UserspaceTarget};
+use nvferry_wire::{Nqn, Nsid, TransportId};
+use parking_lot::Mutex;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What this engine offers, if it was told where to listen.
+pub(crate) struct Offer {
+    listen: Option<(TransportId, Nqn)>,
+    driver: TargetDriverKind,
+    direct: bool,
+    /// The address in the server name: what hosts use where the target listens on all of them.
+    public_address: Option<IpAddr>,
+    /// Started with the first file.
+    target: Mutex<Option<Arc<dyn TargetDriver>>>,
+}
+
+impl Offer {
+    pub(crate) fn new(listen: Option<TransportId>, driver: TargetDriverKind, direct: bool, server_name: &str) -> Self {
+        let listen = listen.and_then(|trid| trid.subnqn.clone().map(|subnqn| (trid, subnqn)));
+        Self { listen, driver, direct, public_address: address_in(server_name), target: Mutex::new(None) }
+    }
+
+    /// Offers a file; the first one starts the target.
+    pub(crate) fn register(
+        &self,
+        id: FileBufferId,
+        path: &Path,
+        size_bytes: u64,
+    ) -> Result<FileBufferDesc, EngineError> {
+        let Some((listen, subnqn)) = &self.listen else {
+            return Err(EngineError::new(
+                ErrorKind::InvalidArgument,
+                format!(
+                    "cannot offer {}: the transport was installed without an address to listen on; give it one, like \
+                     \"trtype=tcp adrfam=ipv4 traddr=10.0.0.7 trsvcid=4420\"",
+                    path.display()
+                ),
+            ));
+        };
+        let namespace = NamespaceSpec { direct: self.direct, ..NamespaceSpec::new(Nsid(id.0), path, size_bytes) };
+        let mut target = self.target.lock();
+        let running = match &*target {
+            Some(target) => Arc::clone(target),
+            None => self.start(listen, subnqn)?,
+        };
+        match running.add_namespace(namespace) {
+            Ok(info) => {
+                *target = Some(running);
+                let path = path.to_string_lossy();
+                Ok(FileBufferDesc::new(id, path, info.size_bytes, info.block_bytes.into()))
+            }
+            Err(error) => {
+                // A target that was started for nothing leaves nothing behind.
+                if target.is_none() {
+                    let _ = running.stop(Instant::now());
+                }
+                Err(engine_error(&error))
+            }
+        }
+    }
+
+    fn start(&self, listen: &TransportId, subnqn: &Nqn) -> Result<Arc<dyn TargetDriver>, EngineError> {
+        let spec = TargetSpec::new(listen.clone(), subnqn.clone());
+        let target: Arc<dyn TargetDriver> = match self.driver {
+            TargetDriverKind::Userspace => {
+                UserspaceTarget::start(spec, UserspaceOptions::default()).map_err(|error| engine_error(&error))?
+            }
+        };
+        tracing::info!(target: "nvferry::target", address = %target.address(), "serving");
+        Ok(target)
+    }
+
+    /// Takes a file back.
+    pub(crate) fn unregister(&self, id: FileBufferId, deadline: Instant) -> Result<(), EngineError> {
+        let target = self.target.lock().clone();
+        let Some(target) = target else {
+            return Err(EngineError::new(ErrorKind::DeviceNotFound, format!("file {id} is not offered")));
+        };
+        target.remove_namespace(Nsid(id.0), deadline).map_err(|error| engine_error(&error))
+    }
+
+    /// Writes where the target is into this engine's own segment.
+    pub(crate) fn describe(&self, segment: &mut SegmentDesc) {
+        let Some((listen, subnqn)) = &self.listen else { return };
+        let running = self.target.lock().as_ref().map(|target| target.address());
+        let mut address = running.unwrap_or_else(|| listen.clone()).with_subnqn(subnqn.clone());
+        if address.traddr.is_unspecified()
+            && let Some(public) = self.public_address
+        {
+            address.traddr = public;
+        }
+        segment.protocol = crate::PROTOCOL.to_owned();
+        trid::describe(segment, &address);
+    }
+
+    /// Stops the target.
+    pub(crate) fn stop(&self, deadline: Instant) {
+        if let Some(target) = self.target.lock().take()
+            && let Err(error) = target.stop(deadline)
+        {
+            tracing::warn!(target: "nvferry::target", %error, "the target did not stop in order");
+        }
+    }
+
+    /// The running target.
+    pub(crate) fn target(&self) -> Option<Arc<dyn TargetDriver>> {
+        self.target.lock().clone()
+    }
+}
+
+/// The address that a server name such as `10.0.0.7:8081` begins with.
+fn address_in(server_name: &str) -> Option<IpAddr> {
+    if let Ok(socket) = server_name.parse::<std::net::SocketAddr>() {
+        return Some(socket.ip());
+    }
+    server_name.parse().ok()
+}
+
+fn engine_error(error: &TargetError) -> EngineError {
+    let kind = match error {
+        TargetError::UnknownNamespace { .. } => ErrorKind::DeviceNotFound,
+        TargetError::Bind(_) => ErrorKind::Socket,
+        TargetError::StillBusy { .. } => ErrorKind::Endpoint,
+        TargetError::Os { .. } | TargetError::Stopped => ErrorKind::Context,
+        _ => ErrorKind::InvalidArgument,
+    };
+    EngineError::new(kind, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(text: &str, server_name: &str) -> Offer {
+        let subnqn = Nqn::new("nqn.2016-06.io.mc:test").unwrap();
+        let trid = text.parse::<TransportId>().unwrap().with_subnqn(subnqn);
+        Offer::new(Some(trid), TargetDriverKind::Userspace, false, server_name)
+    }
+
+    fn described(offer: &Offer) -> serde_json::Value {
+        let mut segment = SegmentDesc::new("test", "");
+        offer.describe(&mut segment);
+        segment.extra.get(trid::TRID_FIELD).cloned().unwrap_or_default()
+    }
+
+    #[test]
+    fn the_port_that_was_really_taken_is_published() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 16).unwrap();
+        let offer = offer("traddr=127.0.0.1 trsvcid=0", "127.0.0.1:1");
+        let desc = offer.register(FileBufferId(1), file.path(), 1 << 16).unwrap();
+        assert_eq!((desc.id, desc.size, desc.path.as_str()), (FileBufferId(1), 1 << 16, file.path().to_str().unwrap()));
+        assert!(desc.align >= 512);
+        assert_ne!(described(&offer)["trsvcid"], "0");
+        offer.stop(Instant::now());
+    }
+
+    #[test]
+    fn a_wildcard_is_published_as_the_servers_own_address() {
+        assert_eq!(described(&offer("traddr=0.0.0.0", "10.0.0.7:8081"))["traddr"], "10.0.0.7");
+        assert_eq!(described(&offer("traddr=10.0.0.8", "10.0.0.7:8081"))["traddr"], "10.0.0.8");
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_offered_leaves_no_target_running() {
+        let offer = offer("traddr=127.0.0.1 trsvcid=0", "x");
+        let error = offer.register(FileBufferId(1), Path::new("/does/not/exist"), 1).unwrap_err();
+        assert!(error.to_string().contains("/does/not/exist"), "{error}");
+        assert!(offer.target().is_none());
+    }
+
+    #[test]
+    fn without_an_address_nothing_is_offered_and_nothing_described() {
+        let offer = Offer::new(None, TargetDriverKind::Userspace, true, "x");
+        let error = offer.register(FileBufferId(1), Path::new("/x"), 1).unwrap_err();
+        assert!(error.to_string().contains("traddr="), "{error}");
+        let mut segment = SegmentDesc::new("x", "other");
+        offer.describe(&mut segment);
+        assert_eq!(segment, SegmentDesc::new("x", "other"));
+    }
+}

@@ -1,0 +1,321 @@
+//! Another engine's segment: cuts slices where its device needs it, and chooses the workers.
+
+use crate::attachment::{Attachment, Latch};
+use crate::config::HostSettings;
+use crate::host::canceled;
+use crate::host::local::LocalFiles;
+use crate::host::userspace::control::{ControlHandle, ControlMessage, Destination};
+use crate::host::userspace::session::worker_of;
+use crate::intake::split::{CutRules, cut};
+use crate::trid;
+use crate::worker::{Order, WorkerPool};
+use nvferry_engine::error::ErrorKind;
+use nvferry_engine::{EngineError, FileBufferId, FileLimits, Operation, RemoteSegment, SegmentDesc, Slice};
+use parking_lot::Mutex;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Instant;
+
+/// Bytes that one worker is given before the next one gets any: little work stays together, so that it is sent in few
+/// system calls, and much work spreads.
+const BYTES_PER_WORKER: u64 = 1 << 20;
+/// The same in slices.
+const SLICES_PER_WORKER: u64 = 64;
+
+/// How the segment's files are reached.
+#[derive(Debug)]
+pub(crate) enum Way {
+    /// Over NVMe/TCP.
+    Userspace(ControlHandle),
+    /// As files of this machine.
+    Local { files: Mutex<Arc<LocalFiles>>, direct: bool },
+}
+
+/// Another engine's segment.
+#[derive(Debug)]
+pub(crate) struct Remote {
+    attachment: Arc<Attachment>,
+    pool: Arc<WorkerPool>,
+    way: Way,
+}
+
+impl Remote {
+    /// Connects to a segment's target.
+    ///
+    /// # Errors
+    /// It cannot be reached by the deadline.
+    pub(crate) fn attach(
+        attachment: Arc<Attachment>,
+        pool: Arc<WorkerPool>,
+        control: ControlHandle,
+        destination: Destination,
+        settings: HostSettings,
+        deadline: Instant,
+    ) -> Result<Self, EngineError> {
+        pool.order_all(|| Order::OpenRemote(Arc::clone(&attachment)));
+        let (reply, answer) = sync_channel(1);
+        control.send(ControlMessage::Attach {
+            attachment: Arc::clone(&attachment),
+            destination,
+            settings,
+            pool: Arc::downgrade(&pool),
+            reply,
+        });
+        let remote = Self { attachment, pool, way: Way::Userspace(control) };
+        // On failure the drop lets go of everything.
+        wait(&answer, deadline, &remote.attachment)?;
+        Ok(remote)
+    }
+
+    /// Opens a segment's files.
+    pub(crate) fn open_local(
+        attachment: Arc<Attachment>,
+        pool: Arc<WorkerPool>,
+        files: LocalFiles,
+        direct: bool,
+    ) -> Self {
+        let files = Arc::new(files);
+        pool.order_all(|| Order::OpenLocal(Arc::clone(&attachment), Arc::clone(&files)));
+        Self { attachment, pool, way: Way::Local { files: Mutex::new(files), direct } }
+    }
+
+    pub(crate) fn attachment(&self) -> &Arc<Attachment> {
+        &self.attachment
+    }
+
+    /// Hands a run of slices to a worker.
+    fn put(&self, rank: usize, slices: impl Iterator<Item = Slice>) {
+        let worker = worker_of(rank, self.attachment.id.0, self.pool.len());
+        if let Some(inbox) = self.pool.inbox(worker) {
+            inbox.put(self.attachment.id, slices);
+        }
+    }
+
+    fn load(&self, rank: usize) -> usize {
+        let worker = worker_of(rank, self.attachment.id.0, self.pool.len());
+        self.pool.inbox(worker).map_or(0, crate::worker::Inbox::load)
+    }
+
+    /// Spreads slices over `queues` workers.
+    fn spread(&self, slices: &mut Vec<Slice>, queues: usize) {
+        if queues == 1 {
+            return self.put(0, slices.drain(..));
+        }
+        let bytes: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
+        let per_worker = slices_per_worker(bytes, slices.len() as u64);
+        let shares = shares(slices.len(), per_worker, (0..queues).map(|rank| self.load(rank)));
+        // From the end, so that nothing moves up.
+        for (rank, share) in shares.into_iter().enumerate().rev() {
+            if !share.is_empty() {
+                self.put(rank, slices.drain(share));
+            }
+        }
+    }
+
+    /// Cuts what has to be cut before a worker is chosen: partly covered blocks go where they are locked.
+    fn cut_edges(&self, slices: &mut Vec<Slice>, queues: usize) {
+        self.attachment.with_view(|view| {
+            let rules_of = |slice: &Slice| {
+                let namespace = view.table.get(slice.file)?;
+                let max_bytes = namespace.max_command_bytes(view.max_transfer_bytes);
+                Some(CutRules { block_bytes: namespace.block_bytes(), max_bytes })
+            };
+            let is_plain = |slice: &Slice| {
+                // Files that are not known are the worker's to refuse.
+                let Some(rules) = rules_of(slice) else { return true };
+                rules.fits(slice) && (slice.op == Operation::Read || rules.is_whole(slice.offset, slice.len()))
+            };
+            let mut i = 0;
+            while i < slices.len() {
+                if is_plain(&slices[i]) {
+                    i += 1;
+                    continue;
+                }
+                let slice = slices.swap_remove(i);
+                let Some(rules) = rules_of(&slice) else { continue };
+                cut(slice, rules, |part| {
+                    if part.op == Operation::Read || rules.is_whole(part.offset, part.len()) {
+                        slices.push(part);
+                    } else {
+                        let rank = rank_of_block(part.file, part.offset / u64::from(rules.block_bytes), queues);
+                        self.put(rank, std::iter::once(part));
+                    }
+                });
+            }
+        });
+    }
+
+    fn let_go(&self, deadline: Instant) {
+        if !self.attachment.close() {
+            return;
+        }
+        let done = Latch::new(self.pool.len());
+        let id = self.attachment.id;
+        self.pool.order_all(|| Order::Close { id, deadline, done: Arc::clone(&done) });
+        // Workers end what is left at the deadline; they are given a moment to do it.
+        done.wait(deadline + CLOSE_GRACE);
+        if let Way::Userspace(control) = &self.way {
+            let done = Latch::new(1);
+            control.send(ControlMessage::Close { id, deadline, done: Arc::clone(&done) });
+            done.wait(deadline + CLOSE_GRACE);
+        }
+    }
+}
+
+/// Beyond a closing deadline: the time to end what did not end by itself.
+const CLOSE_GRACE: std::time::Duration = std::time::Duration::from_millis(500);
+
+impl RemoteSegment for Remote {
+    fn file_limits(&self, file: FileBufferId) -> Option<FileLimits> {
+        let limits = self.attachment.with_view(|view| {
+            let namespace = view.table.get(file)?;
+            let max_slice_bytes = namespace.max_command_bytes(view.max_transfer_bytes).into();
+            Some(FileLimits { max_slice_bytes, block_bytes: namespace.block_bytes() })
+        });
+        if limits.is_none()
+            && let Way::Userspace(control) = &self.way
+        {
+            control.send(ControlMessage::Rescan { id: self.attachment.id });
+        }
+        limits
+    }
+
+    fn update(&self, segment: &SegmentDesc, deadline: Instant) -> Result<(), EngineError> {
+        match &self.way {
+            Way::Userspace(control) => {
+                let (trid, subnqn) = trid::read(segment)?;
+                let (reply, answer) = sync_channel(1);
+                let destination = Destination { address: trid.socket_addr(), subnqn };
+                control.send(ControlMessage::Update { id: self.attachment.id, destination, reply });
+                wait(&answer, deadline, &self.attachment)
+            }
+            Way::Local { files, direct } => {
+                let mut current = files.lock();
+                let files = Arc::new(LocalFiles::open(segment, *direct, Some(&current))?);
+                *current = Arc::clone(&files);
+                self.attachment.change_view(|view| view.table = Arc::clone(&files.table));
+                let id = self.attachment.id;
+                self.pool.order_all(|| Order::LocalFiles { id, files: Arc::clone(&files) });
+                Ok(())
+            }
+        }
+    }
+
+    fn submit(&self, slices: &mut Vec<Slice>) {
+        if self.attachment.is_closed() {
+            for slice in slices.drain(..) {
+                let failure = canceled(&slice, &self.attachment.target, "its segment has been closed");
+                slice.fail(failure);
+            }
+            return;
+        }
+        let queues = self.attachment.with_view(|view| view.queues).clamp(1, self.pool.len());
+        self.cut_edges(slices, queues);
+        if !slices.is_empty() {
+            self.spread(slices, queues);
+        }
+    }
+
+    fn target(&self) -> String {
+        self.attachment.target.to_string()
+    }
+
+    fn close(&self, deadline: Instant) {
+        self.let_go(deadline);
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        self.let_go(Instant::now());
+    }
+}
+
+/// Waits for the control thread's answer.
+fn wait(
+    answer: &std::sync::mpsc::Receiver<Result<(), EngineError>>,
+    deadline: Instant,
+    attachment: &Attachment,
+) -> Result<(), EngineError> {
+    let why = match answer.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        Ok(result) => return result,
+        Err(RecvTimeoutError::Timeout) => match attachment.status().state {
+            crate::status::ConnectionState::Reconnecting(error) => format!("it cannot be reached: {error}"),
+            _ => "it did not answer in time".to_owned(),
+        },
+        Err(RecvTimeoutError::Disconnected) => "it is no longer attached".to_owned(),
+    };
+    Err(EngineError::new(ErrorKind::Socket, format!("cannot attach to {}: {why}", attachment.target)))
+}
+
+/// How many slices a worker is given before the next one gets any.
+fn slices_per_worker(bytes: u64, slices: u64) -> usize {
+    let average = (bytes / slices.max(1)).max(1);
+    (BYTES_PER_WORKER / average).clamp(1, SLICES_PER_WORKER) as usize
+}
+
+/// Which slices each worker gets, given what each has: up to `per_worker` in their order, and what is beyond that in
+/// equal parts.
+fn shares(count: usize, per_worker: usize, loads: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+    let mut counts: Vec<usize> = Vec::new();
+    let mut left = count;
+    for load in loads {
+        let share = per_worker.saturating_sub(load).min(left);
+        counts.push(share);
+        left -= share;
+    }
+    let workers = counts.len().max(1);
+    for (rank, share) in counts.iter_mut().enumerate() {
+        *share += left / workers + usize::from(rank < left % workers);
+    }
+    let mut at = 0;
+    let range = |share| {
+        let start = at;
+        at += share;
+        start..at
+    };
+    counts.into_iter().map(range).collect()
+}
+
+/// The worker that locks a block.
+fn rank_of_block(file: FileBufferId, block: u64, queues: usize) -> usize {
+    let mixed = (block ^ u64::from(file.0).rotate_left(40)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    ((mixed >> 32) as usize) % queues.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(count: usize, per_worker: usize, loads: &[usize]) -> Vec<usize> {
+        let shares = shares(count, per_worker, loads.iter().copied());
+        assert_eq!(shares.first().map(|share| share.start), Some(0));
+        assert_eq!(shares.last().map(|share| share.end), Some(count), "nothing is lost");
+        assert!(shares.windows(2).all(|pair| pair[0].end == pair[1].start));
+        shares.iter().map(Range::len).collect()
+    }
+
+    #[test]
+    fn little_work_stays_together_and_much_spreads() {
+        assert_eq!(counts(32, 64, &[0, 0, 0, 0]), [32, 0, 0, 0]);
+        assert_eq!(counts(1, 64, &[64, 3, 0, 0]), [0, 1, 0, 0], "the first has enough");
+        assert_eq!(counts(4096, 16, &[0, 0, 0, 0]), [1024, 1024, 1024, 1024]);
+        assert_eq!(counts(5, 2, &[9, 9]), [3, 2], "all have enough");
+    }
+
+    #[test]
+    fn enough_is_a_matter_of_bytes_and_slices() {
+        assert_eq!(slices_per_worker(32 * 4096, 32), 64);
+        assert_eq!(slices_per_worker(32 << 16, 32), 16);
+        assert_eq!(slices_per_worker(8 << 20, 8), 1);
+        assert_eq!(slices_per_worker(512, 1), 64);
+    }
+
+    #[test]
+    fn blocks_are_spread_over_all_workers() {
+        let mut hits = [0; 4];
+        (0..4000).for_each(|block| hits[rank_of_block(FileBufferId(1), block, 4)] += 1);
+        assert!(hits.iter().all(|&n| (800..1200).contains(&n)), "{hits:?}");
+    }
+}

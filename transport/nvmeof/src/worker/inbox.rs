@@ -1,0 +1,103 @@
+//! What others hand to a worker.
+
+use crate::attachment::{Attachment, AttachmentId, Latch};
+use crate::host::local::LocalFiles;
+use crate::host::namespaces::NamespaceTable;
+use crate::host::userspace::queue_pair::QueueParams;
+use nvferry_engine::Slice;
+use nvferry_io::poller::Waker;
+use parking_lot::Mutex;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
+
+/// What a worker is to do besides moving slices.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Be ready for slices of a target that is reached over NVMe/TCP.
+    OpenRemote(Arc<Attachment>),
+    /// Be ready for slices of files that are on this machine.
+    OpenLocal(Arc<Attachment>, Arc<LocalFiles>),
+    /// Make the I/O queue.
+    Connect { id: AttachmentId, address: SocketAddr, params: Arc<QueueParams> },
+    /// The controller is gone, and with it its I/O queue.
+    Disconnect { id: AttachmentId, why: Arc<str> },
+    /// The files have changed.
+    Namespaces { id: AttachmentId, table: Arc<NamespaceTable> },
+    /// The files on this machine have changed.
+    LocalFiles { id: AttachmentId, files: Arc<LocalFiles> },
+    /// The target grants no queue for this worker: hand its slices to that one instead.
+    Forward { id: AttachmentId, to: usize },
+    /// Let what is under way end, by the deadline, and forget the target.
+    Close { id: AttachmentId, deadline: Instant, done: Arc<Latch> },
+    /// End, once all targets are closed.
+    Stop,
+}
+
+/// What has been handed over and not been taken yet.
+#[derive(Debug, Default)]
+pub(super) struct Mail {
+    pub(super) orders: Vec<Order>,
+    pub(super) slices: Vec<(AttachmentId, Slice)>,
+}
+
+/// One worker's inbox. How much it holds is bounded by the engine's permits.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    mail: Mutex<Mail>,
+    /// Something was put in since the worker last looked.
+    has_mail: AtomicBool,
+    waker: Waker,
+    /// Slices, or parts of them, that the worker has; a hint for those who choose one.
+    load: AtomicUsize,
+}
+
+impl Inbox {
+    pub(super) fn new(waker: Waker) -> Self {
+        Self { mail: Mutex::default(), has_mail: AtomicBool::new(false), waker, load: AtomicUsize::new(0) }
+    }
+
+    pub(crate) fn order(&self, order: Order) {
+        self.mail.lock().orders.push(order);
+        self.ring();
+    }
+
+    /// Puts slices in: one lock and at most one wake-up for all of them.
+    pub(crate) fn put(&self, id: AttachmentId, slices: impl Iterator<Item = Slice>) {
+        let mut mail = self.mail.lock();
+        let before = mail.slices.len();
+        mail.slices.extend(slices.map(|slice| (id, slice)));
+        let count = mail.slices.len() - before;
+        drop(mail);
+        self.load.fetch_add(count, Ordering::Relaxed);
+        self.ring();
+    }
+
+    fn ring(&self) {
+        self.has_mail.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Whether something was put in since it was last emptied.
+    pub(super) fn has_mail(&self) -> bool {
+        self.has_mail.load(Ordering::Relaxed)
+    }
+
+    /// Takes everything; `mail` is empty before, and its allocations are used again.
+    pub(super) fn take(&self, mail: &mut Mail) {
+        if self.has_mail.swap(false, Ordering::Acquire) {
+            std::mem::swap(&mut *self.mail.lock(), mail);
+        }
+    }
+
+    /// Slices that the worker has, about.
+    pub(crate) fn load(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_load(&self, load: usize) {
+        // What was put in meanwhile is missed until the worker has taken it: it is a hint.
+        self.load.store(load, Ordering::Relaxed);
+    }
+}

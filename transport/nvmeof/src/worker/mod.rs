@@ -1,0 +1,131 @@
+//! The worker pool: threads that move slices, each alone with its sockets, queue pairs, buffers and I/O engine.
+//!
+//! What comes in: slices and [`Order`]s, through each worker's [`Inbox`] (one short lock and at most one wake-up for a
+//! batch). What goes out: ended slices. Workers share no lock with each other, and use no processor time when idle.
+//!
+//! - [`inbox`]: what others hand to a worker.
+//! - [`run`]: a worker's loop; [`spin`]: when it looks again before it sleeps.
+//! - [`remote_lane`]: its way to one target over NVMe/TCP; [`local_io`]: its engine for files on this machine.
+
+mod inbox;
+mod local_io;
+mod remote_lane;
+mod run;
+mod spin;
+
+pub(crate) use inbox::{Inbox, Order};
+pub(crate) use local_io::LocalIo;
+
+use crate::attachment::AttachmentId;
+use crate::host::userspace::control::ControlHandle;
+use crate::host::userspace::queue_pair::Scratch;
+use nvferry_io::BufferPool;
+use nvferry_io::poller::{Poller, Waker};
+use nvferry_io::pool::PoolConfig;
+use parking_lot::Mutex;
+use run::{Context, Worker};
+use spin::AdaptiveSpin;
+use std::io;
+use std::sync::{Arc, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// The poller's token of the worker's waker.
+const WAKE_TOKEN: u64 = u64::MAX;
+/// The poller's token of the worker's I/O engine.
+const ENGINE_TOKEN: u64 = u64::MAX - 1;
+
+/// The poller's token of a target's socket.
+fn token(id: AttachmentId) -> u64 {
+    id.0.into()
+}
+
+fn id_of(token: u64) -> AttachmentId {
+    // Tokens of sockets were made from 32 bits.
+    AttachmentId(token as u32)
+}
+
+/// All workers of a transport.
+#[derive(Debug)]
+pub(crate) struct WorkerPool {
+    inboxes: Box<[Arc<Inbox>]>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl WorkerPool {
+    /// Starts `count` workers, named `nvferry-io-N`.
+    ///
+    /// # Errors
+    /// When threads or descriptors cannot be had; none is left then.
+    pub(crate) fn start(count: usize, spin: Duration, control: &ControlHandle) -> io::Result<Arc<Self>> {
+        let mut sleepers = Vec::with_capacity(count);
+        let mut inboxes = Vec::with_capacity(count);
+        for _ in 0..count {
+            let (waker, sleeper) = Waker::new()?;
+            let poller = Poller::new()?;
+            poller.add_sleeper(&sleeper, WAKE_TOKEN)?;
+            inboxes.push(Arc::new(Inbox::new(waker)));
+            sleepers.push((sleeper, poller));
+        }
+        let pool = Arc::new(Self { inboxes: inboxes.into(), threads: Mutex::default() });
+        for (worker, (sleeper, poller)) in sleepers.into_iter().enumerate() {
+            let inbox = Arc::clone(&pool.inboxes[worker]);
+            let (workers, control) = (Arc::downgrade(&pool), control.clone());
+            let thread = std::thread::Builder::new().name(format!("nvferry-io-{worker}")).spawn(move || {
+                let context = Context {
+                    worker,
+                    poller,
+                    // Made here, so that the worker's memory is near the worker.
+                    scratch: Scratch::new(),
+                    pool: BufferPool::new(PoolConfig::default()),
+                    control,
+                    local: LocalIo::default(),
+                };
+                Worker::new(context, inbox, workers, sleeper, AdaptiveSpin::new(spin)).run();
+            });
+            match thread {
+                Ok(thread) => pool.threads.lock().push(thread),
+                Err(error) => {
+                    pool.stop();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(pool)
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.inboxes.len()
+    }
+
+    pub(crate) fn inbox(&self, worker: usize) -> Option<&Inbox> {
+        self.inboxes.get(worker).map(Arc::as_ref)
+    }
+
+    /// Gives every worker an order.
+    pub(crate) fn order_all(&self, mut order: impl FnMut() -> Order) {
+        self.inboxes.iter().for_each(|inbox| inbox.order(order()));
+    }
+
+    /// Ends the workers. Targets must have been closed, for a worker ends once it has none.
+    pub(crate) fn stop(&self) {
+        self.order_all(|| Order::Stop);
+        let here = std::thread::current().id();
+        for thread in std::mem::take(&mut *self.threads.lock()) {
+            // A slice's end may drop the last handle on the pool, on one of its own threads.
+            if thread.thread().id() != here && thread.join().is_err() {
+                tracing::error!(target: "nvferry::host", "a worker panicked");
+            }
+        }
+    }
+}
+
+impl Drop for WorkerPool {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A pool that may be gone.
+pub(crate) type WeakPool = Weak<WorkerPool>;

@@ -1,0 +1,140 @@
+//! One worker's way to one target: an I/O queue pair and its socket.
+
+use super::run::Context;
+use crate::attachment::Attachment;
+use crate::host::userspace::LinkError;
+use crate::host::userspace::control::ControlMessage;
+use crate::host::userspace::queue_pair::{QueuePair, QueueParams};
+use crate::host::userspace::socket::{HostSocket, Progress};
+use nvferry_engine::{Failure, Slice};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+#[derive(Debug)]
+pub(super) struct RemoteLane {
+    attachment: Arc<Attachment>,
+    pub(super) queue: QueuePair,
+    socket: HostSocket,
+    readable: bool,
+    /// The control thread knows that a connection is wanted.
+    asked: bool,
+}
+
+impl RemoteLane {
+    pub(super) fn new(attachment: Arc<Attachment>, context: &Context) -> Self {
+        let table = attachment.with_view(|view| Arc::clone(&view.table));
+        let queue = QueuePair::new(Arc::clone(&attachment.target), table, context.pool.clone());
+        Self { attachment, queue, socket: HostSocket::Closed, readable: false, asked: false }
+    }
+
+    /// Makes the I/O queue.
+    pub(super) fn connect(
+        &mut self,
+        address: SocketAddr,
+        params: Arc<QueueParams>,
+        context: &mut Context,
+        now: Instant,
+    ) {
+        self.asked = false;
+        self.disconnect("its controller is new", context, now);
+        self.queue.connecting(params, now);
+        match HostSocket::connect(address, &context.poller, super::token(self.attachment.id)) {
+            Ok(socket) => self.socket = socket,
+            Err(error) => self.lost(error.into(), context, now),
+        }
+    }
+
+    /// Ends the connection from this side; slices wait for the next.
+    pub(super) fn disconnect(&mut self, why: &str, context: &mut Context, now: Instant) {
+        if !self.queue.is_down() {
+            self.queue.lost(LinkError::GivenUp(why.to_owned().into()), None, &mut context.scratch, now);
+        }
+        self.socket = HostSocket::Closed;
+        self.asked = false;
+    }
+
+    /// The socket says that there is something to do.
+    pub(super) fn event(&mut self, readable: bool) {
+        self.readable |= readable;
+    }
+
+    /// Does what can be done; tells whether there may be more at once.
+    pub(super) fn drive(&mut self, context: &mut Context, now: Instant) -> bool {
+        match self.socket.progress() {
+            Ok(Progress::Waiting) => {}
+            Ok(Progress::JustConnected) => {
+                self.queue.connected(now);
+                return self.drive_connected(context, now);
+            }
+            Ok(Progress::Connected) => return self.drive_connected(context, now),
+            Err(error) => self.lost(error.into(), context, now),
+        }
+        self.ask_if_wanted(context);
+        false
+    }
+
+    fn drive_connected(&mut self, context: &mut Context, now: Instant) -> bool {
+        let HostSocket::Connected(stream) = &mut self.socket else { return false };
+        let was_ready = self.queue.is_ready();
+        let readable = std::mem::take(&mut self.readable);
+        match self.queue.drive(stream, &mut context.scratch, now, readable) {
+            Ok(driven) => {
+                self.readable = driven.more;
+                if !was_ready && self.queue.is_ready() {
+                    context.control.send(ControlMessage::QueueUp { id: self.attachment.id, worker: context.worker });
+                }
+                driven.more
+            }
+            Err(error) => {
+                self.socket = HostSocket::Closed;
+                self.report_loss(error, context);
+                false
+            }
+        }
+    }
+
+    /// Looks at deadlines.
+    pub(super) fn tick(&mut self, context: &mut Context, now: Instant) {
+        if let Err(error) = self.queue.tick(now) {
+            self.lost(error, context, now);
+        }
+    }
+
+    fn lost(&mut self, error: LinkError, context: &mut Context, now: Instant) {
+        let stream = match &mut self.socket {
+            HostSocket::Connected(stream) => Some(stream as &mut dyn nvferry_io::Stream),
+            HostSocket::Closed | HostSocket::Connecting(_) => None,
+        };
+        self.queue.lost(error.clone(), stream, &mut context.scratch, now);
+        self.socket = HostSocket::Closed;
+        self.report_loss(error, context);
+    }
+
+    fn report_loss(&mut self, error: LinkError, context: &mut Context) {
+        self.readable = false;
+        context.control.send(ControlMessage::QueueLost { id: self.attachment.id, worker: context.worker, error });
+        self.asked = false;
+        self.ask_if_wanted(context);
+    }
+
+    fn ask_if_wanted(&mut self, context: &Context) {
+        if !self.asked && self.queue.is_down() && !self.queue.is_idle() {
+            self.asked = true;
+            context.control.send(ControlMessage::QueueWanted { id: self.attachment.id, worker: context.worker });
+        }
+    }
+
+    /// Takes all slices, to be moved by another worker.
+    pub(super) fn evict(&mut self, context: &mut Context, now: Instant) -> Vec<Slice> {
+        self.socket = HostSocket::Closed;
+        self.asked = false;
+        self.queue.evict(&mut context.scratch, now)
+    }
+
+    /// Ends everything.
+    pub(super) fn close(&mut self, context: &mut Context, now: Instant, why: impl Fn(&Slice) -> Failure) {
+        self.socket = HostSocket::Closed;
+        self.queue.close(&mut context.scratch, now, why);
+    }
+}
