@@ -100,7 +100,7 @@ impl SendQueue {
         encode: impl FnOnce(&mut [u8; MAX_HEADER_BYTES]) -> usize,
     ) {
         let mut pdu = Outgoing { header: [0; MAX_HEADER_BYTES], header_bytes: 0, payload, digest };
-        // Headers, padding included, have at most MAX_HEADER_BYTES, 128.
+        // Headers, padding included, have at most MAX_HEADER_BYTES, which a byte counts.
         pdu.header_bytes = encode(&mut pdu.header) as u8;
         self.waiting_bytes += pdu.len();
         self.held_bytes += pdu.payload.held_bytes();

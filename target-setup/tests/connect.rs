@@ -1,0 +1,204 @@
+//! Who may connect, to what, and how often.
+
+mod common;
+
+use common::host::{HOST, HOST_ID, Host, SUBSYSTEM, connect_data};
+use common::{Running, buffered, make_file, spec};
+use nvferry_target::{AllowedHosts, TargetDriver, UserspaceOptions, UserspaceTarget};
+use nvferry_wire::fabrics::{Connect, ConnectData, ConnectInvalid, Property, PropertyGet};
+use nvferry_wire::pdu::{DataAlignment, Digests};
+use nvferry_wire::{ControllerId, HostId, Nqn, QueueId, Status, StatusCode};
+use std::net::TcpStream;
+
+const ADMIN: Connect = Connect {
+    qid: QueueId::ADMIN,
+    sq_entries: 32,
+    disable_sq_flow_control: false,
+    individual_io_queue_deletion: false,
+    kato_ms: 0,
+};
+
+fn admin_data() -> ConnectData {
+    connect_data(SUBSYSTEM, HOST, ControllerId::DYNAMIC)
+}
+
+#[test]
+fn a_wrong_connect_is_told_which_parameter_is_wrong() {
+    let running = Running::with_file(4096);
+    let (_admin, cntlid) = running.admin();
+    let io = Connect { qid: QueueId(1), ..ADMIN };
+    let io_data = || connect_data(SUBSYSTEM, HOST, cntlid);
+    let other_host = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-000000000002";
+    let cases = [
+        (ADMIN, connect_data("nqn.2016-06.io.mc:other", HOST, ControllerId::DYNAMIC), ConnectInvalid::SUBNQN),
+        (ADMIN, connect_data(SUBSYSTEM, HOST, ControllerId(1)), ConnectInvalid::CNTLID),
+        (ADMIN, ConnectData { hostid: HostId::default(), ..admin_data() }, ConnectInvalid::HOSTID),
+        (Connect { sq_entries: 1, ..ADMIN }, admin_data(), ConnectInvalid::SQSIZE),
+        (Connect { sq_entries: 1025, ..ADMIN }, admin_data(), ConnectInvalid::SQSIZE),
+        (Connect { sq_entries: 65536, ..io }, io_data(), ConnectInvalid::SQSIZE),
+        (Connect { qid: QueueId(60_000), ..io }, io_data(), ConnectInvalid::QID),
+        (io, connect_data(SUBSYSTEM, HOST, ControllerId(cntlid.0 + 1)), ConnectInvalid::CNTLID),
+        (io, connect_data(SUBSYSTEM, other_host, cntlid), ConnectInvalid::HOSTNQN),
+        (io, ConnectData { hostid: HostId([1; 16]), ..io_data() }, ConnectInvalid::HOSTID),
+    ];
+    // One connection may try again and again.
+    let mut host = Host::plain(running.tcp());
+    for (connect, data, invalid) in cases {
+        let ended = host.connect(&connect, &data);
+        let status = ended.status().for_fabrics();
+        assert_eq!(status, Status::permanent(StatusCode::ConnectInvalidParameters), "{connect:?} {data:?}");
+        assert_eq!(ConnectInvalid::from_result(ended.cqe.result), invalid, "{connect:?} {data:?}");
+    }
+    host.connect_io(cntlid, 1, 1024, false);
+    assert!(host.read(1, 0, 1, 512).is_ok());
+    // The same queue twice, and Connect on a queue that is connected.
+    let twice = Host::plain(running.tcp()).try_connect_io(cntlid, 1, 16, false);
+    assert_eq!(twice.status().code, StatusCode::CommandSequenceError);
+    let again = host.try_connect_io(cntlid, 2, 16, false);
+    assert_eq!(again.status().code, StatusCode::CommandSequenceError);
+    running.stop();
+}
+
+#[test]
+fn before_connect_there_is_nothing_else() {
+    let running = Running::with_file(4096);
+    let mut host = Host::plain(running.tcp());
+    let cid = host.cid();
+    let early = host.execute(&PropertyGet::of(Property::Cap).sqe(cid)).status();
+    assert_eq!(early, Status::permanent(StatusCode::CommandSequenceError));
+    let sqe = host.read_sqe(1, 0, 1, 512);
+    assert_eq!(host.execute(&sqe).status(), Status::permanent(StatusCode::CommandSequenceError));
+    assert!(host.connect(&ADMIN, &admin_data()).status().is_success());
+    // An I/O queue needs a controller that is enabled.
+    let id = ControllerId(running.target.status().controllers[0].cntlid.0);
+    let early = Host::plain(running.tcp()).try_connect_io(id, 1, 16, false).status();
+    assert_eq!(early.for_fabrics().code, StatusCode::ConnectInvalidParameters);
+    running.stop();
+}
+
+#[test]
+fn flow_control_is_done_without_when_the_host_asks() {
+    let running = Running::with_file(4096);
+    let (_admin, cntlid) = running.admin();
+    for (qid, off) in [(1, true), (2, false)] {
+        let mut io = Host::plain(running.tcp());
+        let connected = io.try_connect_io(cntlid, qid, 4, off);
+        assert_eq!(connected.cqe.sqhd, if off { 0xFFFF } else { 1 });
+        let heads: Vec<_> = (0..4)
+            .map(|_| {
+                let sqe = io.read_sqe(1, 0, 1, 512);
+                let ended = io.execute(&sqe);
+                assert_eq!(ended.by_success_flag, off);
+                ended.cqe.sqhd
+            })
+            .collect();
+        assert_eq!(heads, if off { [0; 4] } else { [2, 3, 0, 1] });
+    }
+    running.stop();
+}
+
+#[test]
+fn p13_only_hosts_on_the_list_may_connect() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spec = spec();
+    spec.namespaces.push(buffered(1, make_file(dir.path(), "one", 1, 4096), 4096));
+    let stranger = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-00000000beef";
+    spec.allowed_hosts = AllowedHosts::Only(vec![Nqn::new(HOST).unwrap()]);
+    let running = Running { target: UserspaceTarget::start(spec, UserspaceOptions::default()).unwrap(), dir };
+
+    let refused = Status::permanent(StatusCode::ConnectInvalidHost);
+    let mut host = Host::plain(running.tcp());
+    let data = connect_data(SUBSYSTEM, stranger, ControllerId::DYNAMIC);
+    assert_eq!(host.connect(&ADMIN, &data).status(), refused);
+    let (_admin, cntlid) = running.admin();
+    let io = Connect { qid: QueueId(1), ..ADMIN };
+    let data = connect_data(SUBSYSTEM, stranger, cntlid);
+    assert_eq!(Host::plain(running.tcp()).connect(&io, &data).status(), refused);
+    assert_eq!(running.target.status().faults.refused_hosts, 2);
+
+    // Discovery tells a stranger of nothing.
+    let numrec = |hostnqn| {
+        use nvferry_wire::log_page::{DiscoveryHeader, LogPageId};
+        let mut discovery = Host::plain(running.tcp());
+        let data = connect_data(nvferry_wire::nqn::DISCOVERY_NQN, hostnqn, ControllerId::DYNAMIC);
+        assert!(discovery.connect(&ADMIN, &data).status().is_success());
+        discovery.enable();
+        let page = nvferry_wire::admin::GetLogPage::new(LogPageId::Discovery, 1024);
+        let cid = discovery.cid();
+        DiscoveryHeader::decode(&discovery.execute(&page.sqe(cid)).data).unwrap().numrec
+    };
+    assert_eq!((numrec(stranger), numrec(HOST)), (0, 1));
+    running.stop();
+}
+
+#[test]
+fn sixty_four_io_queues_of_one_host_work_at_once() {
+    let running = Running::start(1 << 20, with_reactors(3));
+    let (_admin, cntlid) = running.admin();
+    let file = common::pattern(1, 1 << 20);
+    let mut queues: Vec<Host<TcpStream>> = (1..=64)
+        .map(|qid| {
+            let mut io = Host::plain(running.tcp());
+            io.connect_io(cntlid, qid, 128, true);
+            io
+        })
+        .collect();
+    // All send before any receives.
+    let sqes: Vec<_> = queues
+        .iter_mut()
+        .enumerate()
+        .map(|(at, io)| {
+            let sqe = io.read_sqe(1, at as u64 * 32, 32, 512);
+            io.send_command(&sqe, &[]);
+            sqe
+        })
+        .collect();
+    for (at, (io, sqe)) in queues.iter_mut().zip(&sqes).enumerate() {
+        assert_eq!(io.finish(sqe.cid(), &[], 0).data, file[at * 16384..(at + 1) * 16384]);
+    }
+    let status = running.target.status();
+    assert_eq!(status.controllers[0].io_queues, 64);
+    assert_eq!(status.controllers[0].totals.reads, 64);
+    assert_eq!(status.controllers[0].totals.read_bytes, 1 << 20);
+    assert_eq!(status.namespaces[0].totals.reads, 64);
+    assert_eq!((status.connections, status.namespaces[0].in_flight), (65, 0));
+    assert_eq!(status.controllers[0].host.as_str(), HOST);
+    running.stop();
+}
+
+fn with_reactors(reactors: usize) -> UserspaceOptions {
+    let mut options = UserspaceOptions::default();
+    options.reactors = Some(reactors);
+    options
+}
+
+#[test]
+fn newcomers_beyond_the_limit_are_refused_and_the_rest_are_served() {
+    let mut options = UserspaceOptions::default();
+    options.max_connections = 3;
+    let running = Running::start(4096, options);
+    let (mut admin, mut io) = running.queues();
+    let third = Host::plain(running.tcp());
+    let mut fourth = running.tcp();
+    assert_eq!(std::io::Read::read(&mut fourth, &mut [0]).unwrap_or(0), 0, "closed at once");
+    assert_eq!(running.target.status().faults.refused_connections, 1);
+    assert!(admin.csts().ready() && io.read(1, 0, 1, 512).is_ok());
+    drop(third);
+    // As soon as one is gone, there is room again.
+    let mut tries = 0;
+    loop {
+        let mut stream = running.tcp();
+        let mut out = [0; nvferry_wire::pdu::MAX_HEADER_BYTES];
+        let icreq = nvferry_wire::pdu::IcReq { pfv: 0, hpda: DataAlignment::NONE, digests: Digests::NONE, maxr2t: 1 };
+        let len = icreq.encode(&mut out);
+        let answered = std::io::Write::write_all(&mut stream, &out[..len]).is_ok()
+            && std::io::Read::read_exact(&mut stream, &mut [0; 128]).is_ok();
+        if answered {
+            break;
+        }
+        tries += 1;
+        assert!(tries < 10_000, "there is never room again");
+    }
+    let _ = HOST_ID;
+    running.stop();
+}
