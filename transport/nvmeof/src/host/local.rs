@@ -274,7 +274,7 @@ impl LocalDevice {
         self.intake.lanes.get_mut(lane).in_flight -= 1;
         let IoCompletion { result, buf, .. } = completion;
         match op {
-            Op::Slice { slice: Some(slice), skip } => self.slice_ended(slice, skip, result, &buf),
+            Op::Slice { slice: Some(slice), skip } => self.slice_ended(slice, skip, result, buf),
             Op::Slice { slice: None, .. } => {}
             Op::EdgeRead(edge) => match (result, buf) {
                 (Ok(n), IoBuf::Pool(mut block, _)) => {
@@ -293,26 +293,30 @@ impl LocalDevice {
         }
     }
 
-    fn slice_ended(&mut self, slice: Slice, skip: usize, result: io::Result<usize>, buf: &IoBuf) {
-        let n = match result {
-            Ok(n) => n,
-            Err(error) => {
-                let failure = failure_of(&slice, &self.intake.target, &error);
-                return self.intake.fail_with(slice, failure);
+    fn slice_ended(&mut self, slice: Slice, skip: usize, result: io::Result<usize>, buf: IoBuf) {
+        let outcome = match result {
+            Err(error) => Err(failure_of(&slice, &self.intake.target, &error)),
+            Ok(n) if n < skip + slice.len() => {
+                let n = n.saturating_sub(skip);
+                let why = format_args!("the file ended after {n} bytes of them: it was made smaller");
+                Err(failed(&slice, &self.intake.target, why))
+            }
+            Ok(_) => {
+                if let IoBuf::Pool(block, _) = &buf {
+                    self.intake.counters.bounced_bytes += slice.len() as u64;
+                    if slice.op == Operation::Read {
+                        slice.memory.copy_from(0, &block[skip..skip + slice.len()]);
+                    }
+                }
+                Ok(())
             }
         };
-        if n < skip + slice.len() {
-            let why =
-                format_args!("the file ended after {} bytes of them: it was made smaller", n.saturating_sub(skip));
-            return self.intake.fail(slice, why);
+        // The operation's lease ends before the slice does: whoever is woken finds the memory free.
+        drop(buf);
+        match outcome {
+            Ok(()) => self.intake.complete(slice),
+            Err(failure) => self.intake.fail_with(slice, failure),
         }
-        if let IoBuf::Pool(block, _) = buf {
-            self.intake.counters.bounced_bytes += slice.len() as u64;
-            if slice.op == Operation::Read {
-                slice.memory.copy_from(0, &block[skip..skip + slice.len()]);
-            }
-        }
-        self.intake.complete(slice);
     }
 
     fn edge_failed(&mut self, lane: LaneId, job: Job, result: io::Result<usize>) {
