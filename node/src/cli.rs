@@ -1,6 +1,7 @@
 //! The command line. A flag wins over the environment, which wins over the default. Flags are spelled with dashes;
 //! underscores, as the original's tools have them, do as well.
 
+use crate::files::FileArg;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -22,6 +23,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run the HTTP metadata service, where nodes publish their segments and find others'
     Metadata(MetadataArgs),
+    /// Serve files or block devices as a segment until SIGINT or SIGTERM, which withdraws it
+    Target(TargetArgs),
     /// Look at the segments that are published
     #[command(subcommand)]
     Segment(SegmentCommand),
@@ -43,6 +46,41 @@ pub(crate) struct MetadataArgs {
     /// Keep the entries in memory only
     #[arg(long, alias = "no_store", conflicts_with = "store")]
     pub(crate) no_store: bool,
+}
+
+/// A target: what it serves, where, and under which name.
+#[derive(Debug, Args)]
+pub(crate) struct TargetArgs {
+    #[command(flatten)]
+    pub(crate) service: ServiceArgs,
+    /// The name under which the segment is published; unique in the cluster, usually address:port of this node
+    #[arg(long, alias = "server_name", env = "NVFERRY_SERVER_NAME", value_name = "NAME")]
+    pub(crate) server_name: String,
+    /// A file or block device to serve; with a size, only that much from its start. May be repeated
+    #[arg(long, value_name = "PATH[:SIZE]", required_unless_present = "files")]
+    pub(crate) file: Vec<FileArg>,
+    /// Files or block devices to serve, separated by blanks
+    #[arg(long, value_name = "\"PATH PATH\"")]
+    pub(crate) files: Vec<String>,
+    /// The fabric
+    #[arg(long, env = "NVFERRY_TRTYPE", default_value = "tcp", value_name = "FABRIC")]
+    pub(crate) trtype: String,
+    /// The address family, ipv4 or ipv6 [default: as the address is written]
+    #[arg(long, env = "NVFERRY_ADRFAM", value_name = "FAMILY")]
+    pub(crate) adrfam: Option<String>,
+    /// The address to listen on, by which hosts reach this machine
+    #[arg(long, env = "NVFERRY_TRADDR", default_value = "127.0.0.1", value_name = "ADDRESS")]
+    pub(crate) traddr: String,
+    /// The port to listen on; 0 takes a free one
+    #[arg(long, env = "NVFERRY_TRSVCID", default_value = "4420", value_name = "PORT")]
+    pub(crate) trsvcid: String,
+    /// The NVMe subsystem's name [default: nqn.2016-06.io.mc:<server name>]
+    #[arg(long, env = "NVFERRY_SUBNQN", value_name = "NQN")]
+    pub(crate) subnqn: Option<String>,
+    /// Whether the files are read and written past the page cache, on or off [default: on, or what
+    /// MC_NVMEOF_GENERIC_DIRECT_IO says]
+    #[arg(long, value_name = "ON|OFF")]
+    pub(crate) direct: Option<String>,
 }
 
 /// Looking at segments.

@@ -1,6 +1,7 @@
 //! `nvferry metadata`: the metadata service, until it is told to stop.
 
 use crate::cli::MetadataArgs;
+use crate::log::Log;
 use crate::output;
 use crate::signals::StopSignal;
 use anyhow::{Context, Result, anyhow};
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// Descriptors that are not connections: the store, the log, the listener, the runtime's own.
 const OTHER_DESCRIPTORS: usize = 32;
 
-pub(crate) fn run(args: &MetadataArgs) -> Result<()> {
+pub(crate) fn run(args: &MetadataArgs, log: Log) -> Result<()> {
     let stop = StopSignal::install()?;
     let store = store(args)?;
     let options = MetadataServerOptions {
@@ -22,6 +23,8 @@ pub(crate) fn run(args: &MetadataArgs) -> Result<()> {
         limits: limits(),
         ..MetadataServerOptions::default()
     };
+    // What it warns of when it starts is not said otherwise.
+    log.serving();
     let server = MetadataServer::start(options)?;
     output::say(&match &store {
         Some(path) => format!("metadata service at {} keeps its entries in {}", server.url(), path.display()),

@@ -173,7 +173,7 @@ fn target(desc: &SegmentDesc) -> Option<String> {
 }
 
 /// Where its target listens, in short.
-fn address(desc: &SegmentDesc) -> String {
+pub(crate) fn address(desc: &SegmentDesc) -> String {
     let part = |name| desc.extra.get(&trid_field(desc))?.get(name)?.as_str().map(printable);
     match (part("traddr"), part("trsvcid")) {
         (Some(address), Some(port)) if address.contains(':') => format!("[{address}]:{port}"),

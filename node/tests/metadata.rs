@@ -88,7 +88,7 @@ fn what_cannot_be_is_said_in_one_sentence() {
     for (args, said) in cases {
         let mut command = nvferry(&["metadata"]);
         command.args(*args).env("HOME", dir.path());
-        let (status, stdout, stderr) = ended(command.output().unwrap());
+        let (status, stdout, stderr) = ended(&mut command);
         assert_eq!((status, &*stdout), (1, ""), "{args:?}: {stderr}");
         assert!(stderr.starts_with("nvferry: ") && stderr.contains(said), "{args:?}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{args:?}: {stderr}");
@@ -123,7 +123,7 @@ fn a_wrong_command_line_ends_with_2() {
 #[test]
 fn without_a_home_it_asks_for_a_place() {
     let mut command = nvferry(&["metadata", "--listen", "127.0.0.1:1"]);
-    let (status, _, stderr) = ended(command.env_remove("HOME").output().unwrap());
+    let (status, _, stderr) = ended(command.env_remove("HOME"));
     assert_eq!(status, 1);
     assert!(stderr.contains("there is no place to keep the entries; give --store FILE, or --no-store"), "{stderr}");
 }

@@ -93,7 +93,7 @@ fn the_service_can_come_from_the_environment() {
     let url = service.word("http://");
     publish(&url);
     let mut command = nvferry(&["segment", "show", "--json", "pool/b"]);
-    assert_eq!(ended(command.env("MC_METADATA_SERVER", &url).output().unwrap()).1, format!("{TWO}\n"));
+    assert_eq!(ended(command.env("MC_METADATA_SERVER", &url)).1, format!("{TWO}\n"));
     let (status, _, stderr) = run(&["segment", "list"]);
     assert_eq!(status, 2);
     assert!(stderr.contains("--metadata-server <URL>"), "{stderr}");

@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 /// Longer than anything here takes, unless it hangs.
@@ -33,10 +33,21 @@ pub fn nvferry(args: &[&str]) -> Command {
 
 /// Runs it to its end: status, standard output, standard error.
 pub fn run(args: &[&str]) -> (i32, String, String) {
-    ended(nvferry(args).output().unwrap())
+    ended(&mut nvferry(args))
 }
 
-pub fn ended(output: Output) -> (i32, String, String) {
+/// Runs a command to its end, and fails the test if that does not come.
+pub fn ended(command: &mut Command) -> (i32, String, String) {
+    let child = command.spawn().unwrap();
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let (sender, output) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    let Ok(output) = output.recv_timeout(PATIENCE) else {
+        // It is still there: nobody has waited for it.
+        kill(pid, Signal::SIGKILL).unwrap();
+        panic!("it runs on: {command:?}");
+    };
+    let output = output.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
 }

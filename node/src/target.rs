@@ -1,0 +1,72 @@
+//! `nvferry target`: serves files as a segment until it is told to stop, and withdraws the segment then.
+
+use crate::cli::TargetArgs;
+use crate::files::{self, LocalFile};
+use crate::log::Log;
+use crate::output::{say, size};
+use crate::signals::StopSignal;
+use anyhow::{Context, Result, bail};
+use nvferry_engine::{Deadline, TransferEngine};
+use nvferry_nvmeof::NvmeofOptions;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// What is under way when it is told to stop has this long to end.
+const DRAIN: Duration = Duration::from_secs(10);
+
+pub(crate) fn run(args: &TargetArgs, log: Log) -> Result<()> {
+    let stop = StopSignal::install()?;
+    let transport = transport_text(args)?;
+    let files = files::check(&args.file, &args.files)?;
+    let engine = TransferEngine::builder()
+        .metadata(args.service.metadata_server.as_str())
+        .cluster_id(args.service.cluster_id.as_deref())
+        .server_name(&args.server_name)
+        .transport(nvferry_nvmeof::factory(NvmeofOptions::new()))
+        .build()?;
+    engine.install_transport(nvferry_nvmeof::PROTOCOL, transport.as_str())?;
+    // When one of them fails, dropping the engine withdraws those before it.
+    let ready = offer(&engine, &files, args)?;
+    say(&ready)?;
+    log.serving();
+    stop.wait();
+    let ended = engine.shutdown(Deadline::after(DRAIN));
+    ended.with_context(|| format!("segment {} has ended, but not in order", args.server_name))
+}
+
+/// Offers and publishes the files; says what is served, where and under which name.
+fn offer(engine: &TransferEngine, files: &[LocalFile], args: &TargetArgs) -> Result<String> {
+    for file in files {
+        engine.register_local_file(&file.path, file.size_bytes)?;
+    }
+    let total = files.iter().fold(0, |sum: u64, file| sum.saturating_add(file.size_bytes));
+    let count = if files.len() == 1 { "1 file".into() } else { format!("{} files", files.len()) };
+    let address = engine.own_segment().map_or_else(|| "-".into(), |segment| crate::segment::address(&segment));
+    Ok(format!(
+        "serving {count} ({}) at {address} as segment {}, published at {}",
+        size(total),
+        args.server_name,
+        args.service.metadata_server
+    ))
+}
+
+/// The transport's own text: its transport id, and what else the command line names.
+fn transport_text(args: &TargetArgs) -> Result<String> {
+    if args.traddr.parse().is_ok_and(|address: IpAddr| address.is_unspecified()) {
+        bail!(
+            "--traddr {} is no address that hosts can connect to, and it is what is published; \
+             give the one by which they reach this machine",
+            args.traddr
+        );
+    }
+    let mut words =
+        vec![format!("trtype={}", args.trtype), format!("traddr={}", args.traddr), format!("trsvcid={}", args.trsvcid)];
+    words.extend(args.adrfam.as_ref().map(|adrfam| format!("adrfam={adrfam}")));
+    words.extend(args.subnqn.as_ref().map(|subnqn| format!("subnqn={subnqn}")));
+    words.extend(args.direct.as_ref().map(|direct| format!("direct={direct}")));
+    // A blank within a value would be read as the next word.
+    match words.iter().find(|word| word.contains(char::is_whitespace)) {
+        Some(word) => bail!("--{}: a value without blanks is needed", word.replacen('=', " ", 1)),
+        None => Ok(words.join(" ")),
+    }
+}
