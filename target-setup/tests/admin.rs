@@ -1,5 +1,7 @@
 //! Every admin command, as a host asks it, and what it must not do.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+
 mod common;
 
 use common::host::{HOST_ID, Host, SUBSYSTEM};

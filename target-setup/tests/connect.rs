@@ -1,5 +1,7 @@
 //! Who may connect, to what, and how often.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+
 mod common;
 
 use common::host::{HOST, HOST_ID, Host, SUBSYSTEM, connect_data};

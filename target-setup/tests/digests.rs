@@ -1,5 +1,7 @@
 //! Digests: what was changed on its way is found.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+
 mod common;
 
 use common::host::{Host, Way};

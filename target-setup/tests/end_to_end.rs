@@ -1,5 +1,7 @@
 //! The thinnest way through: connect, identify, read, write.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+
 mod common;
 
 use common::host::Way;

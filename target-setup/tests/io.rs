@@ -1,5 +1,7 @@
 //! I/O commands of all kinds and sizes, on files of any size.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+
 mod common;
 
 use common::host::{Host, Way};

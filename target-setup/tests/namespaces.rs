@@ -1,5 +1,7 @@
 //! Namespaces that come and go while hosts are connected.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+
 mod common;
 
 use common::host::{Host, Way};

@@ -1,5 +1,5 @@
 //! The state machine without sockets, threads or clocks: one worker, streams in memory, and a time that tests set.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 mod backlog;
 mod chopped;
