@@ -57,7 +57,9 @@ impl ThreadBlocks {
         let parts = files.iter().enumerate().map(|(file, BenchFile { blocks, .. })| match sharing {
             Sharing::All => Part { file, first: 0, blocks: *blocks },
             Sharing::Disjoint => {
-                let (first, end) = (share(*blocks, thread, threads), share(*blocks, thread + 1, threads));
+                // Another share in each file, so that many files with few blocks leave no thread without any.
+                let part = (u64::from(thread) + file as u64) % u64::from(threads);
+                let (first, end) = (share(*blocks, part, threads), share(*blocks, part + 1, threads));
                 Part { file, first, blocks: end - first }
             }
         });
@@ -78,7 +80,7 @@ impl ThreadBlocks {
     pub(crate) fn endless(&self, pattern: Pattern, seed: u64) -> EndlessBlocks {
         // Threads that share all blocks start at different places, so that they don't read the same block at once.
         let start = |part: &Part| match self.sharing {
-            Sharing::All => share(part.blocks, self.thread, self.threads),
+            Sharing::All => share(part.blocks, self.thread.into(), self.threads),
             Sharing::Disjoint => 0,
         };
         EndlessBlocks {
@@ -114,7 +116,7 @@ impl ThreadBlocks {
 }
 
 /// Where share number `part` of `parts` starts in `blocks`.
-fn share(blocks: u64, part: u32, parts: u32) -> u64 {
+fn share(blocks: u64, part: u64, parts: u32) -> u64 {
     (u128::from(blocks) * u128::from(part) / u128::from(parts)) as u64
 }
 
@@ -198,6 +200,12 @@ mod tests {
             }
             assert_eq!(seen.len(), 1072);
         }
+    }
+
+    #[test]
+    fn many_files_of_few_blocks_leave_no_thread_without_any() {
+        let files = files(&[2; 8]);
+        assert!((0..4).all(|thread| !ThreadBlocks::new(&files, thread, 4, Sharing::Disjoint).is_empty()));
     }
 
     #[test]

@@ -78,6 +78,9 @@ pub(crate) struct RunArgs {
     /// Seconds within which each request must end
     #[arg(long, value_parser = seconds_above_zero, default_value = "30", value_name = "SECONDS", help_heading = "Workload")]
     pub(crate) timeout: Duration,
+    /// Seconds that each step of the set-up may take: publishing, finding a segment, connecting
+    #[arg(long, alias = "control-timeout", value_parser = seconds_above_zero, default_value = "10", value_name = "SECONDS", help_heading = "Workload")]
+    pub(crate) control_timeout: Duration,
     /// Use only this much of each file, from its start [default: all]
     #[arg(long, value_parser = parse_size, value_name = "SIZE", help_heading = "Workload")]
     pub(crate) range: Option<u64>,

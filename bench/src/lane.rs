@@ -350,9 +350,7 @@ impl Lane {
             if counting {
                 totals.requests += 1;
                 totals.file_bytes[file] += block_bytes;
-                if let Some(latencies) = &mut totals.latency_ns {
-                    latencies.saturating_record((now - flight.submitted).as_nanos() as u64);
-                }
+                totals.record(now - flight.submitted);
             }
         }
         live.add(good);

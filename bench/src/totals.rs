@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// Latencies are kept to this many significant digits.
 const LATENCY_DIGITS: u8 = 3;
+/// The longest latency that is kept as it is; longer ones count as this.
+const LONGEST: Duration = Duration::from_secs(3600);
 
 /// What one thread, or all of them, moved in one phase.
 #[derive(Debug, Clone)]
@@ -36,8 +38,8 @@ impl Totals {
         Self {
             requests: 0,
             file_bytes: vec![0; files],
-            // Fails only for digits above 5.
-            latency_ns: latency.then(|| Histogram::new(LATENCY_DIGITS).ok()).flatten(),
+            // Fails only for bounds that are not in order, or more than 5 digits.
+            latency_ns: latency.then(|| Histogram::new_with_bounds(1, as_ns(LONGEST), LATENCY_DIGITS).ok()).flatten(),
             failed: 0,
             first_failure: None,
             verified: 0,
@@ -54,7 +56,7 @@ impl Totals {
             *sum += bytes;
         }
         if let (Some(sum), Some(other)) = (&mut self.latency_ns, &other.latency_ns) {
-            // Both grow as needed: adding cannot fail.
+            // Both have the same bounds: adding cannot fail.
             let _ = sum.add(other);
         }
         self.failed += other.failed;
@@ -68,6 +70,13 @@ impl Totals {
     /// Bytes of all files.
     pub(crate) fn bytes(&self) -> u64 {
         self.file_bytes.iter().sum()
+    }
+
+    /// A request took so long.
+    pub(crate) fn record(&mut self, latency: Duration) {
+        if let Some(recorded) = &mut self.latency_ns {
+            recorded.saturating_record(as_ns(latency));
+        }
     }
 
     /// A request failed.
@@ -88,6 +97,10 @@ impl Totals {
     }
 }
 
+fn as_ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -98,7 +111,7 @@ mod tests {
         let mut one = Totals::new(2, true);
         one.requests = 3;
         one.file_bytes = vec![10, 20];
-        one.latency_ns.as_mut().unwrap().record(1000).unwrap();
+        one.record(Duration::from_micros(100));
         one.took = Duration::from_secs(2);
         let mut two = one.clone();
         two.took = Duration::from_secs(1);
@@ -112,7 +125,8 @@ mod tests {
         assert_eq!((sum.requests, sum.bytes(), sum.failed, sum.verified, sum.mismatched), (6, 60, 2, 2, 1));
         assert_eq!(sum.first_failure.as_deref(), Some("first"));
         assert_eq!(sum.first_mismatch, Some((1, mismatch)));
-        assert_eq!(sum.latency_ns.unwrap().len(), 2);
+        let latencies = sum.latency_ns.unwrap();
+        assert_eq!((latencies.len(), latencies.min() / 1000, latencies.max() / 1000), (2, 99, 100));
         assert_eq!(sum.took, Duration::from_secs(2));
     }
 }

@@ -5,7 +5,7 @@ use crate::files::LocalFile;
 use anyhow::{Context, Result};
 use nvferry_engine::null::NullTransportFactory;
 use nvferry_engine::{Deadline, SegmentDesc, TransferEngine, null};
-//NVMEOF use nvferry_nvmeof::NvmeofOptions;
+use nvferry_nvmeof::NvmeofOptions;
 use std::time::Duration;
 
 /// The NVMe-oF transport's name.
@@ -28,7 +28,8 @@ pub(super) fn start(args: &RunArgs, metadata: &str, name: &str, offers: Offers) 
         .metadata(metadata)
         .server_name(name)
         .request_timeout(args.timeout)
-        //NVMEOF .transport_factory(nvferry_nvmeof::factory(NvmeofOptions::new()))
+        .control_timeout(args.control_timeout)
+        .transport(nvferry_nvmeof::factory(NvmeofOptions::new()))
         .transport(NullTransportFactory::default())
         .build()?;
     match args.protocol {

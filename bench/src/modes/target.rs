@@ -2,6 +2,7 @@
 
 use super::{node, say};
 use crate::cli::RunArgs;
+use crate::cpu::cpu_seconds;
 use crate::files;
 use crate::signals::StopSignal;
 use crate::size::show_size;
@@ -23,8 +24,10 @@ pub(super) fn main(args: &RunArgs, signal: &StopSignal) -> Result<()> {
         let list: Vec<_> =
             files.iter().map(|file| format!("{} ({})", file.path.display(), show_size(file.size_bytes))).collect();
         say(args, &format!("Serving segment {name} at {address}, published at {metadata}: {}", list.join(", ")));
+        let cpu_before = cpu_seconds();
         let number = signal.wait();
-        say(args, &format!("Signal {number}: withdrawing segment {name}"));
+        let cpu = cpu_seconds() - cpu_before;
+        say(args, &format!("Signal {number}: withdrawing segment {name}, after {cpu:.2} s of CPU"));
     }
     let stopped = node::stop(&engine);
     offered.and(stopped)

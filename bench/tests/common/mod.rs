@@ -1,13 +1,18 @@
 //! Runs of the real program, with a temporary directory of their own each.
-#![allow(dead_code)] // Each test file uses a part.
+#![allow(dead_code, unreachable_pub)] // Each test file uses a part, as a module of its own.
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use nvferry_store::{MetadataServer, MetadataServerOptions};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 use tempfile::TempDir;
 
 /// What a run left: its status and what it said.
@@ -103,52 +108,74 @@ impl Room {
     pub fn start(&self, args: &[&str]) -> Running {
         let mut child = self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        let stderr = child.stderr.take().unwrap();
-        Running { child, stdout, said: String::new(), stderr: Some(read_all(stderr)) }
+        let mut stderr = child.stderr.take().unwrap();
+        let (send, lines) = channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                // A test that no longer listens has ended.
+                let _ = send.send(line);
+            }
+        });
+        let stderr = std::thread::spawn(move || {
+            let mut text = String::new();
+            let _ = stderr.read_to_string(&mut text);
+            text
+        });
+        Running { child, lines, said: String::new(), stderr: Some(stderr) }
     }
 }
 
-fn read_all(mut from: ChildStderr) -> JoinHandle<String> {
-    std::thread::spawn(move || {
-        let mut text = String::new();
-        from.read_to_string(&mut text).unwrap();
-        text
-    })
-}
+/// A run that says nothing for so long hangs: far beyond every deadline that a test sets.
+const HANGS: Duration = Duration::from_secs(120);
 
 /// A run under way. Killed when dropped.
 pub struct Running {
     child: Child,
-    stdout: BufReader<ChildStdout>,
+    lines: Receiver<String>,
     said: String,
     stderr: Option<JoinHandle<String>>,
 }
 
 impl Running {
+    /// The next line of its standard output; `None` at its end.
+    #[track_caller]
+    fn next_line(&mut self) -> Option<String> {
+        match self.lines.recv_timeout(HANGS) {
+            Ok(line) => {
+                self.said.push_str(&line);
+                self.said.push('\n');
+                Some(line)
+            }
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("hangs, having said {:?}", self.said),
+        }
+    }
+
     /// Reads its standard output until a line has this in it, and returns that line.
     #[track_caller]
     pub fn wait_for(&mut self, words: &str) -> String {
         loop {
-            let mut line = String::new();
-            let read = self.stdout.read_line(&mut line).unwrap();
-            self.said.push_str(&line);
-            if read == 0 {
-                let stderr = self.stderr.take().map(|thread| thread.join().unwrap());
-                panic!("ended before saying {words:?}: {:?}, {stderr:?}", self.said);
-            }
-            if line.contains(words) {
-                return line;
+            match self.next_line() {
+                Some(line) if line.contains(words) => return line,
+                Some(_) => {}
+                None => panic!("ended before saying {words:?}: {:#?}", self.wait()),
             }
         }
     }
 
-    pub fn signal(&self, signal: nix::sys::signal::Signal) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        nix::sys::signal::kill(pid, signal).unwrap();
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
+    /// Waits for its end, which must come by itself.
+    #[track_caller]
     pub fn end(mut self) -> Ended {
-        self.stdout.read_to_string(&mut self.said).unwrap();
+        while self.next_line().is_some() {}
+        self.wait()
+    }
+
+    fn wait(&mut self) -> Ended {
         let status = self.child.wait().unwrap();
         let stderr = self.stderr.take().map(|thread| thread.join().unwrap()).unwrap_or_default();
         Ended { status, stdout: std::mem::take(&mut self.said), stderr }
@@ -183,4 +210,42 @@ pub fn published(server: &MetadataServer, name: &str) -> Option<String> {
     let (code, body) = http_get(server.address(), &format!("/metadata?key=mooncake/ram/{name}"));
     assert!(code == 200 || code == 404, "{code}: {body}");
     (code == 200).then_some(body)
+}
+
+/// A server that does the same for every connection, on a port of its own. Ends with the test's process.
+pub fn server(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let serve = Arc::new(serve);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let serve = Arc::clone(&serve);
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+    address
+}
+
+/// A server that answers every HTTP request with these bytes.
+pub fn answering(answer: &'static [u8]) -> SocketAddr {
+    server(move |mut stream| {
+        let mut head = BufReader::new(stream.try_clone().unwrap());
+        let mut line = String::new();
+        while head.read_line(&mut line).is_ok_and(|read| read > 2) {
+            line.clear();
+        }
+        let _ = stream.write_all(answer);
+    })
+}
+
+/// A server that accepts and never answers.
+pub fn silent() -> SocketAddr {
+    server(|mut stream| {
+        let _ = stream.read_to_end(&mut Vec::new());
+    })
+}
+
+/// A port that nothing listens on.
+pub fn closed_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
