@@ -12,7 +12,7 @@ use std::path::PathBuf;
 #[command(name = "nvferry", version)]
 pub(crate) struct Cli {
     /// Say more on standard error; twice, still more [env: NVFERRY_LOG takes a filter such as `info`]
-    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, display_order = 900)]
     pub(crate) verbose: u8,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -41,7 +41,9 @@ pub(crate) struct MetadataArgs {
     pub(crate) path: String,
     /// The file that keeps the entries over restarts [default: one for each --listen in the state directory, which
     /// is $STATE_DIRECTORY, or $XDG_STATE_HOME/nvferry, or ~/.local/state/nvferry; none for port 0]
-    #[arg(long, env = "NVFERRY_METADATA_STORE", value_name = "FILE")]
+    /// [env: NVFERRY_METADATA_STORE]
+    // Read by hand: what the environment says must not stand in the way of --no-store.
+    #[arg(long, value_name = "FILE")]
     pub(crate) store: Option<PathBuf>,
     /// Keep the entries in memory only
     #[arg(long, alias = "no_store", conflicts_with = "store")]

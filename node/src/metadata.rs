@@ -40,13 +40,13 @@ fn store(args: &MetadataArgs) -> Result<Option<PathBuf>> {
     if args.no_store {
         return Ok(None);
     }
-    if let Some(path) = &args.store {
-        return Ok(Some(path.clone()));
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    if let Some(path) = args.store.clone().or_else(|| variable("NVFERRY_METADATA_STORE")) {
+        return Ok(Some(path));
     }
     if args.listen.ends_with(":0") {
         return Ok(None);
     }
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let directory = variable("STATE_DIRECTORY")
         .or_else(|| variable("XDG_STATE_HOME").map(|state| state.join("nvferry")))
         .or_else(|| variable("HOME").map(|home| home.join(".local/state/nvferry")))

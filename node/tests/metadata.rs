@@ -59,6 +59,17 @@ fn a_flag_wins_over_the_environment() {
     let mut command = nvferry(&["metadata", "--listen", "127.0.0.1:0", "--path=/flag"]);
     command.env("NVFERRY_METADATA_LISTEN", "nonsense").env("NVFERRY_METADATA_PATH", "/environment");
     assert!(Role::start(&mut command).word("http://").ends_with("/flag"));
+
+    let dir = tempfile::tempdir().unwrap();
+    let store = |name: &str| dir.path().join(name).display().to_string();
+    let started = |flags: &[&str]| {
+        let mut command = nvferry(&[&["metadata", "--listen", "127.0.0.1:0"], flags].concat());
+        command.env("NVFERRY_METADATA_STORE", store("environment"));
+        Role::start(&mut command).ready.clone()
+    };
+    assert!(started(&[]).ends_with(&store("environment")));
+    assert!(started(&["--store", &store("flag")]).ends_with(&store("flag")));
+    assert!(started(&["--no-store"]).ends_with("in memory only"));
 }
 
 #[test]
