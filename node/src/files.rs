@@ -112,7 +112,9 @@ fn check_one(arg: &FileArg) -> Result<(LocalFile, Identity)> {
         );
     }
     let identity = if kind.is_block_device() { (u64::MAX, meta.rdev()) } else { (meta.dev(), meta.ino()) };
-    Ok((LocalFile { path: arg.path.clone(), size_bytes }, identity))
+    // Published so: readers on this machine may stand in another directory.
+    let absolute = std::path::absolute(path).with_context(|| format!("cannot tell where {shown} is"))?;
+    Ok((LocalFile { path: absolute, size_bytes }, identity))
 }
 
 #[cfg(test)]

@@ -76,6 +76,16 @@ fn it_publishes_what_it_serves_and_withdraws_it_on_sigterm_and_sigint() {
 }
 
 #[test]
+fn a_relative_path_is_published_as_an_absolute_one() {
+    let service = metadata();
+    let url = service.word("http://");
+    let Files { dir, good } = files();
+    let _role = Role::start(target(&url, &["--file", "good:4k"]).current_dir(dir.path()));
+    let desc = segment(&url);
+    assert_eq!((&desc["file_buffers"][0]["path"], &desc["file_buffers"][0]["size"]), (&good.into(), &4096.into()));
+}
+
+#[test]
 fn settings_can_come_from_the_environment() {
     let service = metadata();
     let url = service.word("http://");
