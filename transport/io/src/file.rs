@@ -359,8 +359,8 @@ fn on_memory_file_system(file: &File) -> io::Result<bool> {
 }
 
 fn device_size_bytes(file: &File) -> io::Result<u64> {
-    // `_IOR(0x12, 114, size_t)` of linux/fs.h.
-    const BLKGETSIZE64: u64 = 0x8008_1272;
+    // BLKGETSIZE64 of linux/fs.h.
+    const BLKGETSIZE64: u64 = nix::request_code_read!(0x12, 114, size_of::<usize>()) as u64;
     let mut size: u64 = 0;
     // SAFETY: the call stores one u64.
     check(unsafe { libc::ioctl(file.as_raw_fd(), BLKGETSIZE64 as _, &raw mut size) })?;

@@ -8,7 +8,7 @@
 //! - [`vector`]: scatter and gather lists over plain and leased memory.
 //! - [`stream`]: a connected, non-blocking byte stream; TCP and an in-memory twin.
 //! - [`poller`]: readiness of sockets and engines, and wake-ups from other threads.
-//! - [`file`]: an open file or block device, with the alignment that it really has.
+//! - [`mod@file`]: an open file or block device, with the alignment that it really has.
 //! - [`engine`]: file I/O behind one trait; io_uring, libaio and threads, and wrappers that inject faults or count.
 
 #![allow(unsafe_code)]

@@ -144,16 +144,51 @@ fn what_cannot_be_opened_is_explained() {
 #[test]
 fn no_permission_is_told_as_such() {
     let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let path = dir.path().join("file");
     std::fs::write(&path, b"x").unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o000)).unwrap();
-    if std::fs::File::open(&path).is_ok() {
-        println!("skipped: this user may open everything");
+    let mode = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    let open_as_nobody = |options| {
+        let path = path.clone();
+        // Root may open everything, so a thread of its own looks at files as nobody; for others this does nothing.
+        let open = move || {
+            // SAFETY: changes what this thread, which ends soon, may do with files.
+            unsafe { libc::syscall(libc::SYS_setfsuid, 65_534) };
+            IoFile::open(&path, options)
+        };
+        std::thread::spawn(open).join().unwrap()
+    };
+    mode(0o000);
+    let error = open_as_nobody(BUFFERED).unwrap_err();
+    assert!(matches!(error, FileError::Permission { access: "reading and writing", .. }), "{error}");
+    mode(0o444);
+    let error = open_as_nobody(DIRECT).unwrap_err();
+    assert!(error.to_string().contains("check its owner and mode"), "{error}");
+    assert!(open_as_nobody(FileOptions { direct: false, write: false }).is_ok());
+}
+
+/// Looks at the first block device that this user may read. Nothing is written.
+#[test]
+fn a_block_device_tells_what_sysfs_tells() {
+    let names = std::fs::read_dir("/sys/block").into_iter().flatten().flatten().map(|entry| entry.file_name());
+    for name in names {
+        let sysfs = |file: &str| std::fs::read_to_string(Path::new("/sys/block").join(&name).join(file)).unwrap();
+        let size_bytes = sysfs("size").trim().parse::<u64>().unwrap() * 512;
+        let options = FileOptions { direct: true, write: false };
+        let Ok(device) = IoFile::open(Path::new("/dev").join(&name), options) else { continue };
+        if size_bytes < 1 << 20 {
+            continue;
+        }
+        assert_eq!((device.kind(), device.identity().inode), (FileKind::BlockDevice, 0));
+        assert_eq!(device.size_bytes().unwrap(), size_bytes);
+        assert!(device.is_direct() && !device.is_writable() && !device.is_memory_backed());
+        let geometry = device.geometry();
+        assert_eq!(geometry.block_bytes, sysfs("queue/logical_block_size").trim().parse::<u32>().unwrap());
+        let unit = geometry.dio_offset_align_bytes as usize;
+        let mut buffer = nvferry_io::AlignedBuf::zeroed(unit, geometry.dio_mem_align_bytes as usize);
+        assert_eq!(device.read_at(&mut buffer, size_bytes - unit as u64).unwrap(), unit);
+        println!("{}: {size_bytes} bytes, {geometry:?}", device.path().display());
         return;
     }
-    let error = IoFile::open(&path, BUFFERED).unwrap_err();
-    assert!(matches!(error, FileError::Permission { access: "reading and writing", .. }), "{error}");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o400)).unwrap();
-    assert!(IoFile::open(&path, BUFFERED).is_err());
-    assert!(IoFile::open(&path, FileOptions { direct: false, write: false }).is_ok());
+    println!("skipped: no block device that this user may read");
 }

@@ -1,4 +1,16 @@
 //! File I/O behind one trait.
+//!
+//! In come requests to read, write, flush, zero or give back a range of an [`IoFile`]; out come their ends, each with
+//! the memory that it was given. Three engines do the work, and [`open`] chooses by trying: io_uring
+//! ([`UringEngine`]), Linux AIO ([`AioEngine`]) and a pool of threads ([`ThreadsEngine`]). All turn a request into the
+//! same sequence of system calls (`operation.rs`), so short I/O, retries and zeroing behave alike, and one suite tests
+//! them all (`tests/engine_suite.rs`).
+//!
+//! Wrappers add what every engine may need: [`InlineFirst`] does at once what cannot block, [`Counting`] counts, and
+//! [`Faulty`] lets things go wrong on purpose.
+//!
+//! The kernel owns a request's memory until its end. An engine that is dropped waits a while for what is under way;
+//! what then still has not ended stays allocated and leased for ever, rather than be used by two.
 
 mod aio;
 mod blocking;
@@ -38,12 +50,14 @@ pub enum IoKind {
     Write,
     /// Make everything written so far durable (`fdatasync`).
     SyncData,
-    /// Make `len` bytes read as zeroes, with the file system's help where it has any.
+    /// Make `len` bytes read as zeroes, with the file system's help where it has any, otherwise by writing them.
     WriteZeroes {
         /// Bytes to zero.
         len: u64,
     },
-    /// Give `len` bytes back to the file system; they then read as zeroes.
+    /// Give `len` bytes back to the file system; they then read as zeroes. Ends with `EOPNOTSUPP` where the file
+    /// system cannot, and the bytes are as they were: whether that is a failure is for the caller to say, as NVMe's
+    /// Deallocate is advisory.
     Deallocate {
         /// Bytes to give back.
         len: u64,
@@ -99,7 +113,9 @@ pub struct IoRequest {
 pub struct IoCompletion {
     /// As in the request.
     pub token: u64,
-    /// Bytes moved. Short I/O was continued: fewer than asked means the end of the file (reads only).
+    /// Bytes read or written; 0 for everything else. Short I/O was continued: fewer than asked means the end of the
+    /// file (reads only). Requests that make no sense (more bytes than the buffer has, offsets beyond what files can
+    /// have, Direct I/O out of alignment) end with `EINVAL`.
     pub result: io::Result<usize>,
     /// The request's memory.
     pub buf: IoBuf,
@@ -110,6 +126,8 @@ pub struct IoCompletion {
 /// The order of use is: [`submit`](Self::submit) any number, [`flush`](Self::flush), [`reap`](Self::reap) what has
 /// ended; before sleeping on [`wake_fd`](Self::wake_fd), reap once after the last flush, as operations may have
 /// ended at once.
+///
+/// An engine may move to another thread. What a thread had under way when it ended may end with `ECANCELED`.
 pub trait IoEngine: Send {
     /// The engine's name, for reports: "io_uring", "libaio", "threads".
     fn name(&self) -> &'static str;
@@ -135,10 +153,13 @@ pub trait IoEngine: Send {
     /// Appends what has ended to `done`, without waiting.
     fn reap(&mut self, done: &mut Vec<IoCompletion>);
 
-    /// Readable while operations have ended that were not reaped. To be polled.
+    /// Readable while operations have ended that were not reaped, except for those that ended within
+    /// [`submit`](Self::submit). To be polled, level- or edge-triggered; never to be read. A wait may be interrupted
+    /// when operations end: reap also after a wait that gave no event.
     fn wake_fd(&self) -> BorrowedFd<'_>;
 
-    /// Waits until something can be reaped or the time is over.
+    /// Flushes and waits until something can be reaped or the time is over. May return early, as for a signal; returns
+    /// at once when nothing is under way.
     ///
     /// # Errors
     /// When waiting itself fails.

@@ -406,6 +406,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "needs files in memory")]
     fn p07_stalled_files_take_no_thread_from_others() {
         let config = ThreadsConfig { max_threads: 4, max_threads_per_file: 2, ..ThreadsConfig::with_capacity(1000) };
         let mut engine = ThreadsEngine::with_run(config, stall).unwrap();
@@ -429,6 +430,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "needs files in memory")]
     fn threads_start_on_demand_stay_bounded_and_end_when_idle() {
         let config =
             ThreadsConfig { max_threads: 3, idle: Duration::from_millis(1), ..ThreadsConfig::with_capacity(500) };
