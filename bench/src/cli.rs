@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Exit status: 0 all went well; 1 a transfer, the set-up or the verification failed; 2 the command line is wrong;
 /// 130 or 143 stopped by SIGINT or SIGTERM (a target that is told to stop that way exits with 0).
 #[derive(Debug, Parser)]
-#[command(name = "transfer-bench", version, args_conflicts_with_subcommands = true, rename_all = "snake_case")]
+#[command(name = "transfer-bench", version, args_conflicts_with_subcommands = true, args_override_self = true)]
 pub(crate) struct Cli {
     /// Something else than a run of the bench.
     #[command(subcommand)]
@@ -343,6 +343,12 @@ mod tests {
         assert_eq!(parse("--json").run.json, Some(PathBuf::from("-")));
         assert_eq!(parse("--json=out.json").run.json, Some(PathBuf::from("out.json")));
         assert_eq!(parse("--direct=0").run.direct, Some(Switch::Off));
+    }
+
+    #[test]
+    fn of_a_flag_given_twice_the_last_counts() {
+        assert_eq!(parse("--threads=2 --threads=3").run.threads, 3);
+        assert!(!parse("--verify --verify=false").run.verify);
     }
 
     #[test]

@@ -63,12 +63,12 @@ impl Live {
 pub(crate) enum Span {
     /// After the last block.
     Blocks,
-    /// At a time. What ends before `from` does not count.
+    /// After a time. What ends before `from` does not count.
     Time {
         /// When measuring begins.
         from: Instant,
-        /// When it ends.
-        until: Instant,
+        /// How long it takes.
+        duration: Duration,
     },
 }
 
@@ -174,11 +174,11 @@ impl Lane {
             let now = Instant::now();
             let was_submitting = submitting;
             submitting &= !shared.is_stopped();
-            if let Span::Time { from, until } = span {
-                submitting &= now < until;
-                if submitting && now >= from {
-                    counting_since.get_or_insert(now);
-                }
+            if let Span::Time { from, duration } = span
+                && submitting
+                && now >= from
+            {
+                submitting = now - *counting_since.get_or_insert(now) < duration;
             }
             if submitting && !self.free.is_empty() {
                 submitting = self.submit(shared, task, blocks, now, &mut totals) || !matches!(span, Span::Blocks);

@@ -153,7 +153,7 @@ pub(crate) fn text(outcome: &Outcome, workload: &Workload, args: &RunArgs) -> St
             "Test completed: duration {:.2}, batch count {}, throughput {:.digits$} {unit}/s",
             figures.seconds,
             figures.batches,
-            unit.from_bytes_per_second(figures.bytes_per_second)
+            unit.count(figures.bytes_per_second)
         ),
         format!("IOPS {:.0}, {} requests", figures.requests_per_second, outcome.measured.requests),
     ];
@@ -223,7 +223,7 @@ pub(crate) fn json(outcome: &Outcome, workload: &Workload, args: &RunArgs, segme
             "bytes": outcome.measured.bytes(),
             "bytes_per_second": figures.bytes_per_second,
             "throughput": {
-                "value": args.report_unit.from_bytes_per_second(figures.bytes_per_second),
+                "value": args.report_unit.count(figures.bytes_per_second),
                 "unit": format!("{}/s", args.report_unit),
             },
             "iops": figures.requests_per_second,

@@ -3,10 +3,9 @@
 //! Without `--verify` there is one phase, the timed one. With it, a timed read comes after a pass that writes the
 //! pattern, and a timed write before a pass that reads back every block that was written.
 
-use crate::blocks::{BenchFile, Block, Sharing, ThreadBlocks, Written};
+use crate::blocks::{BenchFile, Block, ThreadBlocks, Written};
 use crate::cli::{Direction, RunArgs};
 use crate::cpu::cpu_seconds;
-use crate::failure::Usage;
 use crate::lane::{Lane, Live, Shared, Span, Task};
 use crate::progress;
 use crate::report::Outcome;
@@ -58,18 +57,9 @@ pub(crate) fn run(
 
 fn make_workers(shared: &Shared<'_>) -> Result<Vec<Worker>> {
     let workload = shared.workload;
-    let sharing = if workload.writes() { Sharing::Disjoint } else { Sharing::All };
     let mut workers = Vec::with_capacity(workload.threads as usize);
     for thread in 0..workload.threads {
-        let blocks = ThreadBlocks::new(shared.files, thread, workload.threads, sharing);
-        if blocks.is_empty() {
-            let (threads, there): (_, u64) = (workload.threads, shared.files.iter().map(|file| file.blocks).sum());
-            return Err(Usage(format!(
-                "{threads} threads cannot each write blocks of their own: the files hold only {there}; lower --threads \
-                 or --block_size"
-            ))
-            .into());
-        }
+        let blocks = ThreadBlocks::new(shared.files, thread, workload.threads, workload.sharing());
         let written = (workload.verify && workload.direction == Direction::Write).then(|| Written::none_of(&blocks));
         workers.push(Worker { lane: Lane::new(shared)?, blocks, written, live: Live::default() });
     }
@@ -97,7 +87,6 @@ impl Phase<'_> {
     fn timed(&self, workers: &mut [Worker]) -> (Totals, f64) {
         let workload = self.shared.workload;
         let from = Instant::now() + workload.warmup;
-        let until = from + workload.duration;
         let body = |worker: &mut Worker| {
             let Worker { lane, blocks, written, live } = worker;
             let mut endless = blocks.endless(workload.pattern, workload.seed);
@@ -107,10 +96,10 @@ impl Phase<'_> {
                     written.add(block);
                 }
             };
-            let span = Span::Time { from, until };
+            let span = Span::Time { from, duration: workload.duration };
             lane.run(self.shared, Task::timed(workload), &mut blocks, span, live, &mut note)
         };
-        let (totals, cpu) = self.on_threads("measuring", workers, &[from, until], body);
+        let (totals, cpu) = self.on_threads("measuring", workers, &[from, from + workload.duration], body);
         (totals, cpu[1] - cpu[0])
     }
 
@@ -175,7 +164,7 @@ impl Phase<'_> {
     fn progress(&self, what: &str, requests: u64) -> String {
         let (unit, digits) = (self.args.report_unit, usize::from(self.args.report_precision));
         let per_second = requests as f64 / TICK.as_secs_f64();
-        let rate = unit.from_bytes_per_second(per_second * self.shared.workload.block_bytes as f64);
+        let rate = unit.count(per_second * self.shared.workload.block_bytes as f64);
         format!("{what}: {rate:.digits$} {unit}/s, {per_second:.0} IOPS")
     }
 }

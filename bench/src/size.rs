@@ -67,7 +67,7 @@ impl RateUnit {
     ];
 
     /// So many bytes a second, in this unit a second.
-    pub(crate) fn from_bytes_per_second(self, bytes_per_second: f64) -> f64 {
+    pub(crate) fn count(self, bytes_per_second: f64) -> f64 {
         bytes_per_second * 8.0 / self.bits as f64
     }
 }
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn rates_are_in_the_references_units() {
-        let rate = |unit: &str| unit.parse::<RateUnit>().unwrap().from_bytes_per_second(1_500_000_000.0);
+        let rate = |unit: &str| unit.parse::<RateUnit>().unwrap().count(1_500_000_000.0);
         assert!((rate("GB") - 1.5).abs() < 1e-9);
         assert!((rate("Gb") - 12.0).abs() < 1e-9);
         assert!((rate("MB") - 1500.0).abs() < 1e-9);

@@ -14,7 +14,7 @@ use nvferry_io::AlignedBuf;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use tempfile::TempPath;
 
@@ -38,9 +38,8 @@ impl TempFile {
     ///
     /// # Errors
     /// When there is no room or no right to, or a signal came meanwhile.
-    pub(crate) fn create(asked_bytes: Option<u64>, seed: u64, stop: &StopSignal) -> Result<Self> {
+    pub(crate) fn create(size_bytes: u64, seed: u64, stop: &StopSignal) -> Result<Self> {
         let dir = std::env::temp_dir();
-        let size_bytes = choose_size(&dir, asked_bytes)?;
         let what = || format!("cannot make a temporary file of {} in {}", show_size(size_bytes), dir.display());
         let named = tempfile::Builder::new().prefix("transfer-bench-").tempfile_in(&dir).with_context(what)?;
         let (file, path) = named.into_parts();
@@ -98,26 +97,27 @@ pub(crate) fn remove_now() {
     }
 }
 
-fn choose_size(dir: &Path, asked_bytes: Option<u64>) -> Result<u64> {
-    let fs = statvfs(dir).map_err(io::Error::from).with_context(|| {
-        format!("cannot make a temporary file in {}: set TMPDIR to another directory", dir.display())
-    })?;
+/// The size of a temporary file: as asked, or as it fits.
+///
+/// # Errors
+/// When it would not fit.
+pub(crate) fn choose_size(asked_bytes: Option<u64>) -> Result<u64> {
+    let dir = std::env::temp_dir();
+    let elsewhere = "set TMPDIR to another directory";
+    let fs = statvfs(&dir)
+        .map_err(io::Error::from)
+        .with_context(|| format!("cannot make a temporary file in {}: {elsewhere}", dir.display()))?;
     let free_bytes = fs.blocks_available() as u64 * fs.fragment_size() as u64;
+    let free = || format!("only {} are free in {}", show_size(free_bytes), dir.display());
     match asked_bytes {
-        Some(0) => bail!("cannot make a temporary file of 0 bytes: give --file_size"),
-        Some(asked) if asked > free_bytes => bail!(
-            "cannot make a temporary file of {}: only {} are free in {}, set TMPDIR to another directory",
-            show_size(asked),
-            show_size(free_bytes),
-            dir.display()
-        ),
-        Some(asked) => Ok(asked),
-        None => {
-            let half = free_bytes / 2 & !((1 << 20) - 1);
-            if half == 0 {
-                bail!("cannot make a temporary file: {} is full, set TMPDIR to another directory", dir.display());
-            }
-            Ok(half.min(DEFAULT_BYTES))
+        Some(0) => bail!("cannot make a temporary file of 0 bytes: give another --file_size"),
+        Some(asked) if asked > free_bytes => {
+            bail!("cannot make a temporary file of {}: {}, {elsewhere}", show_size(asked), free())
         }
+        Some(asked) => Ok(asked),
+        None => match (free_bytes / 2).min(DEFAULT_BYTES) >> 20 << 20 {
+            0 => bail!("cannot make a temporary file: {}, {elsewhere}", free()),
+            fitting => Ok(fitting),
+        },
     }
 }

@@ -1,6 +1,6 @@
 //! What a run does, checked: the part of the command line that is the same wherever the files are.
 
-use crate::blocks::BenchFile;
+use crate::blocks::{BenchFile, Sharing, ThreadBlocks};
 use crate::cli::{Direction, Pattern, RunArgs};
 use crate::failure::Usage;
 use crate::size::show_size;
@@ -111,7 +111,21 @@ impl Workload {
         if self.verify && blocks > MAX_VERIFIED_BLOCKS {
             bail!("{blocks} blocks are too many to verify: lower --range or raise --block_size");
         }
+        let has_none = |thread| ThreadBlocks::new(&files, thread, self.threads, self.sharing()).is_empty();
+        if (0..self.threads).any(has_none) {
+            return Err(Usage(format!(
+                "{} threads cannot each write blocks of their own: the files hold only {blocks}; lower --threads or \
+                 --block_size",
+                self.threads
+            ))
+            .into());
+        }
         Ok(files)
+    }
+
+    /// How threads share the blocks.
+    pub(crate) fn sharing(&self) -> Sharing {
+        if self.writes() { Sharing::Disjoint } else { Sharing::All }
     }
 
     /// Bytes of one request, as a length in memory.

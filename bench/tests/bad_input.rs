@@ -1,6 +1,8 @@
 //! Everything that can be wrong with what a person asks for: one clear sentence on stderr, an exit status, and
 //! nothing left behind, neither a published segment nor a file.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Ended, Room, answering, closed_port, metadata, published, server, silent};
@@ -16,18 +18,13 @@ fn refused_target(room: &Room, files: &str, more: &[&str]) -> Ended {
     let server = metadata();
     let before = room.entries();
     let flags = [
-        "--mode=target".to_owned(),
-        format!("--metadata_server={}", server.url()),
-        "--local_server_name=refused".to_owned(),
-        format!("--files={files}"),
+        "--mode=target",
+        &format!("--metadata_server={}", server.url()),
+        "--local_server_name=refused",
+        &format!("--files={files}"),
+        "--trsvcid=0",
     ];
-    let free_port = ["--trsvcid=0"];
-    let flags: Vec<_> = flags.iter().map(String::as_str).chain(free_port).chain(more.iter().copied()).collect();
-    // A later --trsvcid would be refused as a second one.
-    let flags: Vec<_> = match more.iter().any(|flag| flag.starts_with("--trsvcid")) {
-        true => flags.into_iter().filter(|flag| *flag != "--trsvcid=0").collect(),
-        false => flags,
-    };
+    let flags = [&flags, more].concat();
     let ended = room.run(&flags);
     assert_eq!(published(&server, "refused"), None, "{ended:#?}");
     assert_eq!(room.entries(), before, "{ended:#?}");
@@ -190,7 +187,8 @@ fn blocks_that_do_not_fit() {
     let room = Room::new();
     let file = room.file("small", 100_000);
     let files = format!("--files={}", file.display());
-    refused_loopback(&room, &[&files, "--block_size=100001"]).assert_refused(1, &["small", "--block_size"]);
+    refused_loopback(&room, &[&files, "--file_size=100000", "--block_size=100001"])
+        .assert_refused(1, &["small", "--block_size"]);
     refused_loopback(&room, &["--block_size=2M"]).assert_refused(1, &["2 MiB", "1 MiB"]);
     refused_loopback(&room, &["--range=4k"]).assert_refused(1, &["64 KiB", "4 KiB"]);
     // More threads that write than blocks.

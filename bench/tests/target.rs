@@ -1,5 +1,7 @@
 //! A target process: what it says and publishes, how it ends, what happens to initiators when it dies.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Room, Running, metadata, published};

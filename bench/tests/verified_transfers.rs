@@ -1,6 +1,8 @@
 //! A target and an initiator as separate processes move verified data: reads and writes, all block sizes, one file
 //! and eight, one thread and four.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Room, Running, metadata};

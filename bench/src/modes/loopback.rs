@@ -7,9 +7,10 @@ use crate::failure::Usage;
 use crate::files::{self, LocalFile};
 use crate::signals::StopSignal;
 use crate::size::show_size;
-use crate::temp::TempFile;
+use crate::temp::{self, TempFile};
 use crate::workload::Workload;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use nvferry_engine::{FileBufferDesc, FileBufferId};
 use nvferry_store::{MetadataServer, MetadataServerOptions};
 
 pub(super) fn main(args: &RunArgs, signal: &StopSignal) -> Result<()> {
@@ -25,19 +26,18 @@ pub(super) fn main(args: &RunArgs, signal: &StopSignal) -> Result<()> {
         ))
         .into());
     }
-    for file in &given {
-        check_block(&workload, file)?;
+
+    let temp_bytes = if given.is_empty() { Some(temp::choose_size(args.file_size)?) } else { None };
+    if segment == name {
+        let temp = temp_bytes.map(|size_bytes| LocalFile { path: "the temporary file".into(), size_bytes });
+        check_fit(&workload, &segment, &temp.map_or(given.clone(), |temp| vec![temp]))?;
     }
 
     // Things end in the opposite order: the engine before its file and its metadata server.
-    let temp = match given.is_empty() {
-        true => Some(TempFile::create(args.file_size, workload.seed, signal)?),
-        false => None,
-    };
+    let temp = temp_bytes.map(|bytes| TempFile::create(bytes, workload.seed, signal)).transpose()?;
     let files = temp.as_ref().map_or(given, |temp| vec![temp.to_local_file()]);
     if let Some(temp) = &temp {
         let file = temp.to_local_file();
-        check_block(&workload, &file)?;
         say(args, &format!("Temporary file {} ({})", file.path.display(), show_size(file.size_bytes)));
     }
     let embedded = match &args.metadata_server {
@@ -59,12 +59,13 @@ pub(super) fn main(args: &RunArgs, signal: &StopSignal) -> Result<()> {
     ended.and(stopped)
 }
 
-/// A block that does not fit is better known before anything is published.
-fn check_block(workload: &Workload, file: &LocalFile) -> Result<()> {
-    let used_bytes = workload.range_bytes.map_or(file.size_bytes, |range| range.min(file.size_bytes));
-    if workload.block_bytes > used_bytes {
-        let (block, path, used) = (show_size(workload.block_bytes), file.path.display(), show_size(used_bytes));
-        bail!("a block of {block} does not fit into the {used} used of {path}: lower --block_size");
-    }
-    Ok(())
+/// What does not fit the files is better known before anything is published.
+fn check_fit(workload: &Workload, segment: &str, files: &[LocalFile]) -> Result<()> {
+    let describe = |(index, file): (usize, &LocalFile)| {
+        // The ids that the engine will give them.
+        let id = FileBufferId(u32::try_from(index).unwrap_or(u32::MAX).saturating_add(1));
+        FileBufferDesc::new(id, file.path.to_string_lossy(), file.size_bytes, 1)
+    };
+    let descs: Vec<_> = files.iter().enumerate().map(describe).collect();
+    workload.files(segment, &descs).map(drop)
 }

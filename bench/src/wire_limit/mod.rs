@@ -55,6 +55,7 @@ pub(crate) enum Source {
 
 /// Measures what any storage protocol over TCP could reach on this machine: the same bytes, no protocol.
 #[derive(Debug, Clone, Args)]
+#[command(rename_all = "snake_case")]
 pub(crate) struct WireLimitArgs {
     /// Which way the payload goes
     #[arg(value_enum)]

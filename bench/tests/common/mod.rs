@@ -1,5 +1,5 @@
 //! Runs of the real program, with a temporary directory of their own each.
-#![allow(dead_code, unreachable_pub)] // Each test file uses a part, as a module of its own.
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // Each test file uses a part, as a module of its own.
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
