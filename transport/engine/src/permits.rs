@@ -202,6 +202,22 @@ mod tests {
     }
 
     #[test]
+    fn nobody_passes_those_who_wait() {
+        let permits = Permits::new(share(2, 10));
+        assert_eq!(permits.try_take(once(share(1, 1))), 1);
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| permits.take(once(share(2, 2)), Deadline::after(Duration::from_secs(60))));
+            while !permits.has_waiters() {
+                std::thread::yield_now();
+            }
+            assert_eq!(permits.try_take(once(share(1, 1))), 0);
+            permits.release(share(1, 1));
+            assert_eq!(waiter.join().unwrap(), 1);
+        });
+        assert_eq!(permits.available(), share(0, 8));
+    }
+
+    #[test]
     fn many_threads_never_hold_more_than_the_limit_and_lose_nothing() {
         let permits = Arc::new(Permits::new(share(5, 50)));
         let held = Arc::new(AtomicU64::new(0));

@@ -189,6 +189,28 @@ fn p02_what_cannot_start_by_its_deadline_ends_as_timeout() {
 }
 
 #[test]
+fn p02_requests_that_are_canceled_while_they_wait_take_no_permits_with_them() {
+    let script = Script::new();
+    let engine = builder(&script, &MemoryStore::new(), NAME).max_slices(1).build().unwrap();
+    engine.install_transport("scripted", "here").unwrap();
+    engine.register_local_file("/a", 1 << 20).unwrap();
+    let segment = engine.open_segment(NAME).unwrap();
+    let memory = engine.register_memory(vec![0; 4096]).unwrap();
+    script.decide(|_| Fate::Hold);
+    let batch = engine.batch(3).unwrap();
+    let requests = vec![Request::read(&memory, 0..4096, segment, FILE, 0); 3];
+    std::thread::scope(|scope| {
+        let submit = scope.spawn(|| batch.submit(&requests));
+        eventually("the first slice", || script.held() == 1);
+        assert_eq!(batch.cancel(), 3);
+        script.let_go();
+        assert_eq!(submit.join().unwrap().unwrap(), 0..3);
+    });
+    assert_eq!((script.held(), engine.under_way().slices), (0, 0));
+    assert!([0, 1, 2].iter().all(|request| batch.status(*request).unwrap().state == TransferState::Canceled));
+}
+
+#[test]
 fn p02_try_submit_returns_what_was_not_taken() {
     let script = Script::new();
     let engine = builder(&script, &MemoryStore::new(), NAME).max_bytes(3 * 4096).build().unwrap();

@@ -387,3 +387,105 @@ impl Shared {
         slot.end_slice(len_bytes, Some(verdict))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{FileBufferId, Operation, SegmentId};
+
+    fn shared() -> Shared {
+        Shared::new(8, Arc::new(Permits::new(Share::new(100, 1000).unwrap())))
+    }
+
+    fn take_in(shared: &Shared, count: usize) {
+        let about = About {
+            operation: Operation::Read,
+            segment: SegmentId(1),
+            file: FileBufferId(1),
+            offset: 0,
+            len_bytes: 10,
+            deadline_ns: u64::MAX - 1,
+        };
+        shared.take_in(std::iter::repeat_n((about, Some(1)), count));
+    }
+
+    fn until_someone_sleeps(shared: &Shared) {
+        while shared.wake_below.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        // Who sleeps holds this lock until it does.
+        drop(shared.waiters.lock());
+    }
+
+    #[test]
+    fn a_waiter_sleeps_until_few_enough_are_left() {
+        let shared = shared();
+        take_in(&shared, 3);
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| shared.sleep(2, Instant::now() + Duration::from_secs(60)));
+            until_someone_sleeps(&shared);
+            shared.slice_ended(0, 10, Ok(()));
+            assert_eq!(shared.wake_below.load(Ordering::SeqCst), 2, "woken too early");
+            shared.slice_ended(2, 10, Ok(()));
+            waiter.join().unwrap();
+        });
+        assert_eq!((shared.pending(), shared.ended(), shared.slices_under_way()), (1, 2, 1));
+    }
+
+    #[test]
+    fn a_waiter_is_woken_to_count_anew_when_more_comes_in() {
+        let shared = shared();
+        take_in(&shared, 1);
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| shared.sleep(1, Instant::now() + Duration::from_secs(60)));
+            until_someone_sleeps(&shared);
+            take_in(&shared, 2);
+            waiter.join().unwrap();
+        });
+        assert_eq!(shared.pending(), 3);
+    }
+
+    #[test]
+    fn permits_are_returned_in_lots_and_the_rest_with_the_last_slice() {
+        let limit = Share::new(1 << 16, 1 << 40).unwrap();
+        let shared = Shared::new(100, Arc::new(Permits::new(limit)));
+        let one = Share::new(1, 10).unwrap();
+        assert_eq!(shared.permits.try_take(std::iter::repeat_n(one, 70)), 70);
+        take_in(&shared, 70);
+        let missing = || limit.slices() - shared.permits.available().slices();
+        (0..63).for_each(|request| shared.slice_ended(request, 10, Ok(())));
+        assert_eq!(missing(), 70);
+        shared.slice_ended(63, 10, Ok(()));
+        assert_eq!(missing(), 6);
+        (64..70).for_each(|request| shared.slice_ended(request, 10, Ok(())));
+        assert_eq!(shared.permits.available(), limit);
+    }
+
+    #[test]
+    fn only_what_is_overdue_expires() {
+        let shared = shared();
+        let about = |deadline_ns| About {
+            operation: Operation::Read,
+            segment: SegmentId(1),
+            file: FileBufferId(1),
+            offset: 0,
+            len_bytes: 10,
+            deadline_ns,
+        };
+        let ms = 1_000_000;
+        shared.take_in([(about(10 * ms), Some(1)), (about(30 * ms), Some(1)), (about(20 * ms), None)].into_iter());
+        let at = |ms: u64| shared.epoch + GRACE + Duration::from_millis(ms);
+        let states = || [0, 1, 2].map(|request| shared.slot(request).unwrap().state());
+        assert!(shared.next_expiry().unwrap() > at(10));
+        shared.expire(at(9));
+        assert_eq!(states(), [TransferState::Pending, TransferState::Pending, TransferState::Waiting]);
+        shared.expire(shared.next_expiry().unwrap());
+        assert_eq!(states(), [TransferState::Timeout, TransferState::Pending, TransferState::Waiting]);
+        assert!(shared.next_expiry().unwrap() > at(20) && shared.next_expiry().unwrap() < at(21));
+        shared.expire(at(40));
+        assert_eq!(states(), [TransferState::Timeout; 3]);
+        assert_eq!((shared.next_expiry(), shared.failed(), shared.pending()), (None, 3, 0));
+        // The transport still has two slices in hand.
+        assert_eq!(shared.slices_under_way(), 2);
+    }
+}
