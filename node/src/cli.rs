@@ -76,7 +76,7 @@ pub(crate) struct TargetArgs {
     /// The port to listen on; 0 takes a free one
     #[arg(long, env = "NVFERRY_TRSVCID", default_value = "4420", value_name = "PORT")]
     pub(crate) trsvcid: String,
-    /// The NVMe subsystem's name [default: nqn.2016-06.io.mc:<server name>]
+    /// The NVMe subsystem's name [default: nqn.2016-06.io.mc:SERVER_NAME]
     #[arg(long, env = "NVFERRY_SUBNQN", value_name = "NQN")]
     pub(crate) subnqn: Option<String>,
     /// Whether the files are read and written past the page cache, on or off [default: on, or what
