@@ -183,18 +183,20 @@ impl Lane {
             if submitting && !self.free.is_empty() {
                 submitting = self.submit(shared, task, blocks, now, &mut totals) || !matches!(span, Span::Blocks);
             }
-            if totals.failed > 0 {
-                shared.stop.store(true, Ordering::Relaxed);
-                submitting = false;
-            }
             if was_submitting && !submitting && matches!(span, Span::Time { .. }) {
                 // What was outstanding at the end is waited for and does not count either.
                 totals.took = counting_since.take().map_or(Duration::ZERO, |since| now - since);
             }
-            if self.outstanding() == 0 {
+            let done = self.outstanding() == 0;
+            if !done {
+                self.collect(shared, task, counting_since.is_some(), live, &mut totals, written);
+            }
+            if totals.failed > 0 {
+                shared.stop.store(true, Ordering::Relaxed);
+            }
+            if done {
                 break;
             }
-            self.collect(shared, task, counting_since.is_some(), live, &mut totals, written);
         }
         if let Some(since) = counting_since {
             totals.took = since.elapsed();

@@ -100,6 +100,19 @@ fn p01_a_killed_target_ends_the_initiator_with_a_reason() {
 }
 
 #[test]
+fn p01_a_target_that_falls_silent_ends_the_initiator_with_a_reason() {
+    let (room, server) = (Room::new(), metadata());
+    let (target, _) = start_target(&room, &server, &["--trsvcid=0"]);
+    let mut running = room.start(&strs(&initiator(&server, &["--duration=600", "--timeout=2"])));
+    running.wait_for("Segment target");
+    target.signal(Signal::SIGSTOP);
+    let ended = running.end();
+    target.signal(Signal::SIGCONT);
+    assert_eq!(ended.code(), Some(1), "{ended:#?}");
+    assert!(ended.stderr.contains("failed") && ended.stderr.contains("segment target"), "{ended:#?}");
+}
+
+#[test]
 fn p09_a_killed_target_starts_again_at_once() {
     let (room, server) = (Room::new(), metadata());
     let (target, _) = start_target(&room, &server, &["--trsvcid=0"]);

@@ -22,6 +22,5 @@ pub(super) fn main(args: &RunArgs, signal: &StopSignal) -> Result<()> {
     let name = args.local_server_name.clone().unwrap_or_else(own_name);
     let engine = node::start(args, metadata, &name, node::Offers::Nothing)?;
     let ended = use_segment(&engine, segment, &workload, args, signal);
-    let stopped = node::stop(&engine);
-    ended.and(stopped)
+    node::stop(&engine, ended)
 }

@@ -55,8 +55,7 @@ pub(super) fn main(args: &RunArgs, signal: &StopSignal) -> Result<()> {
     let ended = node::offer(&engine, &files)
         .and_then(|()| Ok(signal.check()?))
         .and_then(|()| use_segment(&engine, &segment, &workload, args, signal));
-    let stopped = node::stop(&engine);
-    ended.and(stopped)
+    node::stop(&engine, ended)
 }
 
 /// What does not fit the files is better known before anything is published.

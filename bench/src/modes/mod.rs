@@ -11,8 +11,9 @@ use crate::report::{self, Outcome};
 use crate::run;
 use crate::signals::StopSignal;
 use crate::workload::Workload;
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nvferry_engine::TransferEngine;
+use std::io::{Write, stderr, stdout};
 use std::path::Path;
 
 /// Runs the mode that the command line names.
@@ -60,7 +61,8 @@ fn check_json_path(args: &RunArgs) -> Result<(), Usage> {
 
 /// Says something to the person: on standard output, unless the JSON report is there.
 fn say(args: &RunArgs, text: &str) {
-    if args.json_on_stdout() { eprintln!("{text}") } else { println!("{text}") }
+    // When nobody listens any more (`| head -1`), a run goes on all the same: its exit status still says how it went.
+    let _ = if args.json_on_stdout() { writeln!(stderr(), "{text}") } else { writeln!(stdout(), "{text}") };
 }
 
 /// Opens the segment, runs the workload on its files, reports.
@@ -78,8 +80,9 @@ fn use_segment(
     say(args, &format!("Segment {name} at {}: {}", node::address(&desc), report::describe(workload, &files)));
     let outcome = run::run(engine, segment, files, workload, args, signal)?;
     report_on(&outcome, name, workload, args)?;
-    engine.close_segment(segment)?;
-    conclude(&outcome, workload)
+    conclude(&outcome, workload)?;
+    // After a failure the target may be dead: then the engine's end, which waits less, lets go of it.
+    Ok(engine.close_segment(segment)?)
 }
 
 fn report_on(outcome: &Outcome, segment: &str, workload: &Workload, args: &RunArgs) -> Result<()> {
@@ -87,8 +90,7 @@ fn report_on(outcome: &Outcome, segment: &str, workload: &Workload, args: &RunAr
     let Some(path) = &args.json else { return Ok(()) };
     let report = report::json(outcome, workload, args, segment);
     if args.json_on_stdout() {
-        println!("{report:#}");
-        return Ok(());
+        return writeln!(stdout(), "{report:#}").context("cannot write the report");
     }
     report::write_json(&report, path)
 }

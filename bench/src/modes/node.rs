@@ -12,6 +12,8 @@ use std::time::Duration;
 const NVMEOF: &str = "nvmeof_generic";
 /// How long an engine may take to end what it has under way and withdraw what it published.
 const SHUTDOWN: Duration = Duration::from_secs(10);
+/// The same after a failure: whatever failed may not answer any more, and a person waits to hear of it.
+const SHUTDOWN_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// Whether an engine offers files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,9 +80,11 @@ pub(super) fn offer(engine: &TransferEngine, files: &[LocalFile]) -> Result<()> 
     Ok(())
 }
 
-/// Ends an engine: withdraws what it published.
-pub(super) fn stop(engine: &TransferEngine) -> Result<()> {
-    engine.shutdown(Deadline::after(SHUTDOWN)).context("cannot end the engine as it should")
+/// Ends an engine after what it was for has ended so: withdraws what it published. The first failure counts.
+pub(super) fn stop(engine: &TransferEngine, ended: Result<()>) -> Result<()> {
+    let patience = if ended.is_ok() { SHUTDOWN } else { SHUTDOWN_AFTER_FAILURE };
+    let stopped = engine.shutdown(Deadline::after(patience)).context("cannot end the engine as it should");
+    ended.and(stopped)
 }
 
 /// Where a segment's target listens, as people read it; nothing where it does not say.

@@ -29,6 +29,5 @@ pub(super) fn main(args: &RunArgs, signal: &StopSignal) -> Result<()> {
         let cpu = cpu_seconds() - cpu_before;
         say(args, &format!("Signal {number}: withdrawing segment {name}, after {cpu:.2} s of CPU"));
     }
-    let stopped = node::stop(&engine);
-    offered.and(stopped)
+    node::stop(&engine, offered)
 }
