@@ -103,10 +103,20 @@ fn a_controller_shuts_down_and_is_reset() {
     let mut io = Host::plain(running.tcp());
     io.connect_io(cntlid, 1, 16, false);
     assert!(io.read(1, 0, 1, 512).is_ok());
-    // A reset closes I/O queues, too.
+    for _ in 0..4 {
+        let cid = admin.cid();
+        admin.send_command(&async_event_request(cid), &[]);
+    }
+    // A reset closes I/O queues, too, and ends what waited for events.
     assert!(admin.set_cc(Cc::default()).is_success());
     assert!(io.receive().is_none());
     while admin.csts().ready() {}
+    admin.enable();
+    for _ in 0..4 {
+        let cid = admin.cid();
+        admin.send_command(&async_event_request(cid), &[]);
+    }
+    assert!(admin.csts().ready(), "none of them is one too many");
     running.stop();
 }
 

@@ -3,8 +3,8 @@
 use super::admin::Reply;
 use super::command::Work;
 use super::connection::{Connection, Phase, Stage};
+use super::core::Core;
 use super::send::Payload;
-use super::worker::Core;
 use nvferry_io::Stream;
 use nvferry_wire::admin::Abort;
 use nvferry_wire::digest::{DIGEST_LEN, crc32c};

@@ -8,13 +8,13 @@
 
 use super::command::Work;
 use super::controller::Controller;
+use super::core::Core;
 use super::counters::{IoCounters, count};
 use super::lane::{CommandKey, LaneId};
 use super::limits;
 use super::mailbox::ConnectionKey;
 use super::receive::Receiving;
 use super::send::{Payload, SendQueue, Sent};
-use super::worker::Core;
 use nvferry_io::vector::IoVecs;
 use nvferry_io::{PoolBuf, Stream};
 use nvferry_wire::pdu::{Framing, MAX_HEADER_BYTES, PduRules, Role, TERM_REQ_MAX_LEN, TermReq};
@@ -135,6 +135,8 @@ pub(crate) struct Connection<S> {
     pub(crate) placed_on: Option<usize>,
     /// The same, until it has moved there.
     pub(crate) moving_to: Option<usize>,
+    /// Among those whose readiness may interest the reactor in another way than before.
+    pub(crate) touched: bool,
     /// The handshake, or lingering, ends by then.
     pub(crate) phase_deadline: Option<Instant>,
     /// The host owes bytes, and must send some by then.
@@ -167,6 +169,7 @@ impl<S: Stream> Connection<S> {
             parked: Vec::new(),
             placed_on: None,
             moving_to: None,
+            touched: false,
             phase_deadline: Some(now + limits::HANDSHAKE_TIMEOUT),
             receive_deadline: None,
             send_deadline: None,

@@ -4,12 +4,12 @@ use super::admin::{Asked, Reply};
 use super::command::{Data, Work};
 use super::connection::{Connection, Phase, Pool, Queue, Slot, Stage};
 use super::controller::QueueHandle;
+use super::core::{Core, CoreBuffer};
 use super::counters::IoCounters;
 use super::lane::LaneId;
 use super::limits;
 use super::receive::{Destination, Flow};
 use super::subsystem::Refusal;
-use super::worker::{Core, CoreBuffer};
 use nvferry_io::Stream;
 use nvferry_wire::admin::AdminOpcode;
 use nvferry_wire::fabrics::{
@@ -111,6 +111,10 @@ impl<S: Stream> Connection<S> {
         // Any admin command shows that the host is alive; one may just have changed the timeout.
         if let Some(queue) = &mut self.queue {
             queue.keep_alive = queue.controller.kato().map(|kato| now + kato);
+            if !queue.controller.cc().enable() {
+                // A reset ends what waited for events, without completions.
+                queue.events.clear();
+            }
         }
         self.reply(core, sqe, reply);
         Taken::Ended
@@ -356,6 +360,7 @@ impl<S: Stream> Connection<S> {
             self.settle_here(core, qid);
         } else {
             self.moving_to = Some(reactor);
+            core.leaving.push(self.key.index);
         }
     }
 

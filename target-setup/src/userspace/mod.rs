@@ -10,7 +10,7 @@
 //! Outside in:
 //! - [`UserspaceTarget`] starts and stops everything; [`UserspaceOptions`] say how, [`limits`] how much.
 //! - `reactor`: a thread with a poller; the only place that knows sockets and the time.
-//! - `worker`: the connections of a reactor, its buffers and its I/O engine. Together with everything below, it is a
+//! - `worker` and `core`: the connections of a reactor, its buffers and its I/O engine. Together with everything below, it is a
 //!   state machine over streams, an engine and a time that it is told: a simulation drives the same code.
 //! - `connection`, `receive`, `dispatch`, `complete`, `send`: a queue pair, from bytes to commands and back.
 //! - `lane`, `command`: what I/O commands do, and how namespaces share a reactor. No lock on this way.
@@ -21,6 +21,7 @@ mod command;
 mod complete;
 mod connection;
 mod controller;
+mod core;
 mod counters;
 mod dispatch;
 mod lane;

@@ -5,9 +5,10 @@
 //! behind it for what follows. Between receives a connection keeps no more than the beginning of a header.
 
 use super::connection::{Connection, Phase, Stage};
+use super::core::Core;
 use super::counters::count;
 use super::limits;
-use super::worker::{Core, Scratch};
+use super::worker::Scratch;
 use nvferry_io::Stream;
 use nvferry_wire::digest::{Crc32c, DIGEST_LEN};
 use nvferry_wire::pdu::{

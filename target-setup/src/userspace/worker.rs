@@ -5,51 +5,18 @@
 
 use super::command::{After, OperationBuffer};
 use super::connection::{Connection, Ends, Phase, Pool, Stage};
-use super::lane::{CommandKey, LaneId, Lanes};
+use super::core::Core;
+use super::lane::{CommandKey, LaneId};
 use super::limits;
 use super::mailbox::{ConnectionKey, Letter, Mailbox};
 use super::placement::Placement;
 use super::subsystem::Subsystem;
-use nvferry_io::pool::PoolConfig;
 use nvferry_io::vector::IoVecs;
-use nvferry_io::{AlignedBuf, BufferPool, IoBuf, IoCompletion, IoEngine, IoRequest, PoolBuf, Stream};
+use nvferry_io::{AlignedBuf, IoBuf, IoCompletion, IoEngine, IoRequest, Stream};
 use nvferry_wire::{Status, StatusCode};
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
-
-/// What a worker's connections share.
-pub(crate) struct Core {
-    /// The worker's number among its target's.
-    pub(crate) index: usize,
-    pub(crate) subsystem: Arc<Subsystem>,
-    pub(crate) placement: Arc<Placement>,
-    pub(crate) mailbox: Arc<Mailbox>,
-    pub(crate) lanes: Lanes,
-    pub(crate) engine: Box<dyn IoEngine>,
-    pub(crate) data_pool: BufferPool,
-    pub(crate) capsule_pool: BufferPool,
-    /// Paused connections that may perhaps go on: a buffer or room in their send queue may have become free.
-    pub(crate) resumable: VecDeque<ConnectionKey>,
-    /// Buffers or places in the engine have become free.
-    pub(crate) released: bool,
-    /// Connections that have something to send.
-    sending: Vec<u32>,
-    /// Connections that have ended.
-    pub(crate) ended: Vec<u32>,
-    /// Lanes that could not go on.
-    blocked: Vec<LaneId>,
-}
-
-/// A buffer, if there is one.
-pub(crate) enum CoreBuffer {
-    Lent(PoolBuf),
-    /// None is free; one will be.
-    Later,
-    /// None for this namespace, which has taken its share.
-    Refused,
-}
 
 /// Memory that a worker uses for one receive or send at a time.
 pub(crate) struct Scratch {
@@ -75,51 +42,6 @@ pub(crate) struct Worker<S> {
     touched: Vec<u32>,
 }
 
-impl Core {
-    /// Notes that a connection has something to send.
-    pub(crate) fn has_to_send(&mut self, index: u32) {
-        if self.sending.last() != Some(&index) {
-            self.sending.push(index);
-        }
-    }
-
-    /// A buffer for in-capsule data. A namespace gets no more than what is left for others.
-    pub(crate) fn capsule_buffer(&mut self, lane: Option<LaneId>, bytes: usize) -> CoreBuffer {
-        let left = limits::CAPSULE_POOL_BYTES.saturating_sub(self.capsule_pool.stats().in_use_bytes);
-        let held = lane.and_then(|lane| self.lanes.get(lane)).map_or(0, |lane| lane.capsule_bytes);
-        if held > left {
-            return CoreBuffer::Refused;
-        }
-        let Some(buffer) = self.capsule_pool.get(bytes) else { return CoreBuffer::Later };
-        if let Some(lane) = lane.and_then(|lane| self.lanes.get_mut(lane)) {
-            lane.capsule_bytes += buffer.len();
-        }
-        CoreBuffer::Lent(buffer)
-    }
-
-    /// A command no longer holds a buffer of this size.
-    pub(crate) fn buffer_left(&mut self, lane: Option<LaneId>, pool: Pool, bytes: usize) {
-        self.released = true;
-        if let Some(lane) = lane.and_then(|lane| self.lanes.get_mut(lane)) {
-            match pool {
-                Pool::Data => lane.data_bytes -= bytes,
-                Pool::Capsule => lane.capsule_bytes -= bytes,
-            }
-        }
-    }
-
-    /// Bytes of data buffers that nobody holds.
-    fn data_left(&self) -> usize {
-        limits::DATA_POOL_BYTES.saturating_sub(self.data_pool.stats().in_use_bytes)
-    }
-
-    /// Whether a lane with `in_engine` operations in the engine may have one more.
-    fn engine_has_room(&self, in_engine: usize) -> bool {
-        let left = self.engine.capacity().saturating_sub(self.engine.in_flight());
-        left > 0 && (in_engine == 0 || in_engine < left)
-    }
-}
-
 impl<S: Stream> Worker<S> {
     pub(crate) fn new(
         index: usize,
@@ -128,34 +50,8 @@ impl<S: Stream> Worker<S> {
         mailbox: Arc<Mailbox>,
         engine: Box<dyn IoEngine>,
     ) -> Self {
-        let data = PoolConfig {
-            max_bytes: limits::DATA_POOL_BYTES,
-            max_idle_bytes: limits::DATA_POOL_IDLE_BYTES,
-            ..PoolConfig::default()
-        };
-        // 4 KiB and 16 KiB: in-capsule data has no more.
-        let capsule = PoolConfig {
-            tiers: 2,
-            max_bytes: limits::CAPSULE_POOL_BYTES,
-            max_idle_bytes: limits::CAPSULE_POOL_IDLE_BYTES,
-            ..PoolConfig::default()
-        };
         Self {
-            core: Core {
-                index,
-                subsystem,
-                placement,
-                mailbox,
-                lanes: Lanes::default(),
-                engine,
-                data_pool: BufferPool::new(data),
-                capsule_pool: BufferPool::new(capsule),
-                resumable: VecDeque::new(),
-                released: false,
-                sending: Vec::new(),
-                ended: Vec::new(),
-                blocked: Vec::new(),
-            },
+            core: Core::new(index, subsystem, placement, mailbox, engine),
             scratch: Scratch { buffer: AlignedBuf::pages(limits::RECEIVE_BUFFER_BYTES), iovecs: IoVecs::new() },
             connections: Vec::new(),
             generations: Vec::new(),
@@ -181,6 +77,7 @@ impl<S: Stream> Worker<S> {
         let key = self.new_key();
         connection.key = key;
         connection.moving_to = None;
+        connection.touched = false;
         if let Some(qid) = connection.queue.as_ref().map(|queue| queue.qid) {
             connection.settle_here(&mut self.core, qid);
         }
@@ -200,13 +97,15 @@ impl<S: Stream> Worker<S> {
         ConnectionKey { index, generation: self.generations[index as usize] }
     }
 
-    fn put(&mut self, connection: Box<Connection<S>>) {
+    fn put(&mut self, mut connection: Box<Connection<S>>) {
         let index = connection.key.index;
         if let Some(deadline) = connection.deadline() {
             self.next_deadline = Some(self.next_deadline.map_or(deadline, |next| next.min(deadline)));
         }
+        if !std::mem::replace(&mut connection.touched, true) {
+            self.touched.push(index);
+        }
         self.connections[index as usize] = Some(connection);
-        self.touched.push(index);
     }
 
     /// The connection at a place.
@@ -553,8 +452,7 @@ impl<S: Stream> Worker<S> {
 
     /// Lets queues go that are to live elsewhere.
     fn part(&mut self) {
-        for at in 0..self.touched.len() {
-            let index = self.touched[at];
+        for index in std::mem::take(&mut self.core.leaving) {
             let place = &mut self.connections[index as usize];
             let to = place.as_ref().filter(|connection| connection.phase == Phase::Live).and_then(|it| it.moving_to);
             if let (Some(to), Some(connection)) = (to, place.take_if(|_| to.is_some())) {
@@ -571,6 +469,11 @@ impl<S: Stream> Worker<S> {
 
     /// Connections that may be interested in their stream in another way than before. Some may have gone.
     pub(crate) fn touched(&mut self, into: &mut Vec<u32>) {
+        for &index in &self.touched {
+            if let Some(connection) = &mut self.connections[index as usize] {
+                connection.touched = false;
+            }
+        }
         into.append(&mut self.touched);
     }
 

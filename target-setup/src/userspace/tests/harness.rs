@@ -166,6 +166,8 @@ impl Target {
                 }
             }
             sim.worker.settle(now);
+            // Streams in memory need no registration.
+            sim.worker.touched(&mut Vec::new());
             any
         })
     }
@@ -185,6 +187,15 @@ impl Target {
             sim.worker.settle(now);
         });
         self.turn_until_quiet();
+    }
+
+    /// Lets the target finish everything that it has begun.
+    pub(super) fn wait_until_idle(&self) {
+        self.turn_until_quiet();
+        while self.storage_is_busy() {
+            self.wait_for_storage(PATIENCE);
+            self.turn_until_quiet();
+        }
     }
 
     fn storage_is_busy(&self) -> bool {

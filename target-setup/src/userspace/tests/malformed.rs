@@ -3,22 +3,31 @@
 use super::harness::{Pipe, Random, Target};
 use super::host::{HOST, Host, SUBSYSTEM, connect_data};
 use nvferry_wire::fabrics::{CONNECT_DATA_LEN, Cc, Connect, Property, PropertySet};
-use nvferry_wire::pdu::{CapsuleCmd, DataAlignment, Digests, Framing, IcReq, MAX_HEADER_BYTES, PFV_1_0};
-use nvferry_wire::{CommandId, ControllerId, QueueId, SglDescriptor, Sqe};
+use nvferry_wire::pdu::{
+    CapsuleCmd, DataAlignment, DataEnd, DataPdu, Digests, Framing, IcReq, MAX_HEADER_BYTES, PFV_1_0,
+};
+use nvferry_wire::{CommandId, ControllerId, QueueId, SglDescriptor, Sqe, TransferTag};
 use std::io::{Read, Write};
 
-/// Sends as much as the target takes, and reads as much as it says.
-fn pour(pipe: &mut Pipe, bytes: &[u8]) {
+/// Sends as much as the target takes, `goes` bytes at a time, and reads as much as it says.
+fn pour(pipe: &mut Pipe, bytes: &[u8], goes: usize) {
     let mut rest = bytes;
     let mut sink = [0; 65536];
     while !rest.is_empty() {
-        match pipe.write(rest) {
+        // In several goes, so that what the controller asks for can be answered.
+        let piece = rest.len().min(goes);
+        match pipe.write(&rest[..piece]) {
             Ok(n) => rest = &rest[n..],
             Err(_) => break,
         }
+        pipe.target.turn_until_quiet();
         while pipe.stream.readable() && pipe.read(&mut sink).is_ok_and(|n| n > 0) {}
     }
     pipe.target.turn_until_quiet();
+    // Half of the hosts wait for what they asked for, the others leave at once.
+    if bytes.len().is_multiple_of(2) {
+        pipe.target.wait_until_idle();
+    }
     while pipe.stream.readable() && pipe.read(&mut sink).is_ok_and(|n| n > 0) {}
 }
 
@@ -51,27 +60,52 @@ fn opening(qid: u16, cntlid: ControllerId) -> Vec<u8> {
     bytes
 }
 
-/// A command with random fields, some of them likely to mean something.
+/// A command with random fields, most of them likely to mean something, and the data that it may be asked for.
 fn random_command(random: &mut Random, admin: bool) -> Vec<u8> {
     let mut bytes: [u8; 64] = random.bytes(64).try_into().unwrap();
     let opcodes: &[u8] =
-        if admin { &[0x02, 0x06, 0x08, 0x09, 0x0A, 0x0C, 0x18, 0x7F] } else { &[0, 1, 2, 5, 8, 9, 0x7F] };
+        if admin { &[0x02, 0x06, 0x08, 0x09, 0x0A, 0x0C, 0x18, 0x7F] } else { &[0, 1, 1, 1, 2, 2, 5, 8, 9, 0x7F] };
+    let blocks = 1 + random.below(32);
     if random.below(8) > 0 {
         bytes[0] = opcodes[random.below(opcodes.len())];
         bytes[1] = 0x40;
-        bytes[4..8].copy_from_slice(&(random.below(3) as u32).to_le_bytes());
-        bytes[40..48].copy_from_slice(&(random.below(200) as u64).to_le_bytes());
-        bytes[48..52].copy_from_slice(&(random.below(64) as u32).to_le_bytes());
+        bytes[4..8].copy_from_slice(
+            &[[1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0], [2, 0, 0, 0], [0xFF; 4]][random.below(6)],
+        );
+        bytes[40..48].copy_from_slice(&(random.below(120) as u64).to_le_bytes());
+        bytes[48..52].copy_from_slice(&(blocks as u32 - 1).to_le_bytes());
     }
     let mut sqe = Sqe::from_bytes(bytes);
-    let data = random.below(3) * 512 * random.below(16);
-    match random.below(3) {
-        0 => sqe.set_sgl(SglDescriptor::InCapsule { offset: 0, length: data as u32 }),
-        1 => sqe.set_sgl(SglDescriptor::Transport { length: (random.below(64) * 512) as u32 }),
-        _ => {}
+    // Mostly as long as it should be.
+    let length = if random.below(4) > 0 { blocks * 512 } else { random.below(33) * 512 };
+    match random.below(4) {
+        0 => {
+            sqe.set_sgl(SglDescriptor::InCapsule { offset: 0, length: length as u32 });
+            let data = random.bytes(length);
+            capsule(&sqe, &data)
+        }
+        1 | 2 => {
+            sqe.set_sgl(SglDescriptor::Transport { length: length as u32 });
+            let mut bytes = capsule(&sqe, &[]);
+            let takes_data = matches!(sqe.opcode(), 0x01 | 0x05 | 0x09);
+            if random.below(4) == 0 || (takes_data && !admin) {
+                // Perhaps it is asked for its data, under the first transfer tag.
+                let pdu = DataPdu {
+                    cccid: sqe.cid(),
+                    ttag: TransferTag(0),
+                    datao: 0,
+                    datal: length as u32,
+                    end: DataEnd::Last,
+                };
+                let mut out = [0; MAX_HEADER_BYTES];
+                let len = pdu.encode_h2c(&Framing::default(), &mut out);
+                bytes.extend_from_slice(&out[..len]);
+                bytes.extend(random.bytes(length));
+            }
+            bytes
+        }
+        _ => capsule(&sqe, &[]),
     }
-    let payload = random.bytes(data);
-    capsule(&sqe, &payload)
 }
 
 #[test]
@@ -80,7 +114,7 @@ fn p14_random_bytes_and_broken_conversations_hurt_nobody_else() {
     target.offer(1, &[9; 64 << 10]);
     let (_admin, cntlid) = target.admin(0);
     let mut bystander = target.io(cntlid, 1, Digests::NONE, DataAlignment::NONE);
-    for seed in 0..1500_u64 {
+    for seed in 0..4000_u64 {
         let mut random = Random(seed);
         let admin = random.below(2) == 0;
         let mut bytes = match random.below(4) {
@@ -91,7 +125,7 @@ fn p14_random_bytes_and_broken_conversations_hurt_nobody_else() {
             _ if admin => opening(0, ControllerId::DYNAMIC),
             _ => opening(2 + random.below(100) as u16, cntlid),
         };
-        for _ in 0..random.below(8) {
+        for _ in 0..random.below(12) {
             bytes.extend(random_command(&mut random, admin));
         }
         for _ in 0..random.below(4) {
@@ -116,9 +150,8 @@ fn p14_random_bytes_and_broken_conversations_hurt_nobody_else() {
             }
         }
         let mut pipe = target.pipe();
-        let piece = 1 + random.below(2000);
-        pipe.stream.outgoing().set_max_bytes_per_call(piece);
-        pour(&mut pipe, &bytes);
+        let goes = random.size(14);
+        pour(&mut pipe, &bytes, goes);
         drop(pipe);
         target.turn_until_quiet();
         if seed % 50 == 0 {
@@ -127,6 +160,10 @@ fn p14_random_bytes_and_broken_conversations_hurt_nobody_else() {
     }
     assert!(bystander.read(1, 0, 128, 512).is_ok());
     target.with(|sim| {
+        let totals = sim.subsystem.namespaces.snapshot().1[&nvferry_wire::Nsid(1)].status().totals;
+        let (faults, done) = (sim.subsystem.faults.totals(), totals.reads + totals.writes + totals.flushes);
+        assert!(done > 100 && totals.written_bytes > 100_000 && totals.errors > 100, "{totals:?}");
+        assert!(faults.protocol_errors > 100, "{faults:?}");
         assert_eq!(sim.worker.core.data_pool.stats().in_use_bytes, 0, "buffers leaked");
         assert_eq!(sim.worker.core.capsule_pool.stats().in_use_bytes, 0, "buffers leaked");
         assert_eq!(sim.worker.busy(), 0, "commands leaked");

@@ -1,0 +1,128 @@
+//! What the connections of a worker share: buffers, the I/O engine, lanes, and lists of who has something to do.
+
+use super::connection::Pool;
+use super::lane::{LaneId, Lanes};
+use super::limits;
+use super::mailbox::{ConnectionKey, Mailbox};
+use super::placement::Placement;
+use super::subsystem::Subsystem;
+use nvferry_io::pool::PoolConfig;
+use nvferry_io::{BufferPool, IoEngine, PoolBuf};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What a worker's connections share.
+pub(crate) struct Core {
+    /// The worker's number among its target's.
+    pub(crate) index: usize,
+    pub(crate) subsystem: Arc<Subsystem>,
+    pub(crate) placement: Arc<Placement>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) lanes: Lanes,
+    pub(crate) engine: Box<dyn IoEngine>,
+    pub(crate) data_pool: BufferPool,
+    pub(crate) capsule_pool: BufferPool,
+    /// Paused connections that may perhaps go on: a buffer or room in their send queue may have become free.
+    pub(crate) resumable: VecDeque<ConnectionKey>,
+    /// Buffers or places in the engine have become free.
+    pub(crate) released: bool,
+    /// Connections that have something to send.
+    pub(super) sending: Vec<u32>,
+    /// Connections that have ended.
+    pub(crate) ended: Vec<u32>,
+    /// Connections that are to live on another worker.
+    pub(crate) leaving: Vec<u32>,
+    /// Lanes that could not go on.
+    pub(super) blocked: Vec<LaneId>,
+}
+
+/// A buffer, if there is one.
+pub(crate) enum CoreBuffer {
+    Lent(PoolBuf),
+    /// None is free; one will be.
+    Later,
+    /// None for this namespace, which has taken its share.
+    Refused,
+}
+
+impl Core {
+    pub(crate) fn new(
+        index: usize,
+        subsystem: Arc<Subsystem>,
+        placement: Arc<Placement>,
+        mailbox: Arc<Mailbox>,
+        engine: Box<dyn IoEngine>,
+    ) -> Self {
+        let data = PoolConfig {
+            max_bytes: limits::DATA_POOL_BYTES,
+            max_idle_bytes: limits::DATA_POOL_IDLE_BYTES,
+            ..PoolConfig::default()
+        };
+        // 4 KiB and 16 KiB: in-capsule data has no more.
+        let capsule = PoolConfig {
+            tiers: 2,
+            max_bytes: limits::CAPSULE_POOL_BYTES,
+            max_idle_bytes: limits::CAPSULE_POOL_IDLE_BYTES,
+            ..PoolConfig::default()
+        };
+        Self {
+            index,
+            subsystem,
+            placement,
+            mailbox,
+            lanes: Lanes::default(),
+            engine,
+            data_pool: BufferPool::new(data),
+            capsule_pool: BufferPool::new(capsule),
+            resumable: VecDeque::new(),
+            released: false,
+            sending: Vec::new(),
+            ended: Vec::new(),
+            leaving: Vec::new(),
+            blocked: Vec::new(),
+        }
+    }
+
+    /// Notes that a connection has something to send.
+    pub(crate) fn has_to_send(&mut self, index: u32) {
+        if self.sending.last() != Some(&index) {
+            self.sending.push(index);
+        }
+    }
+
+    /// A buffer for in-capsule data. A namespace gets no more than what is left for others.
+    pub(crate) fn capsule_buffer(&mut self, lane: Option<LaneId>, bytes: usize) -> CoreBuffer {
+        let left = limits::CAPSULE_POOL_BYTES.saturating_sub(self.capsule_pool.stats().in_use_bytes);
+        let held = lane.and_then(|lane| self.lanes.get(lane)).map_or(0, |lane| lane.capsule_bytes);
+        if held > left {
+            return CoreBuffer::Refused;
+        }
+        let Some(buffer) = self.capsule_pool.get(bytes) else { return CoreBuffer::Later };
+        if let Some(lane) = lane.and_then(|lane| self.lanes.get_mut(lane)) {
+            lane.capsule_bytes += buffer.len();
+        }
+        CoreBuffer::Lent(buffer)
+    }
+
+    /// A command no longer holds a buffer of this size.
+    pub(crate) fn buffer_left(&mut self, lane: Option<LaneId>, pool: Pool, bytes: usize) {
+        self.released = true;
+        if let Some(lane) = lane.and_then(|lane| self.lanes.get_mut(lane)) {
+            match pool {
+                Pool::Data => lane.data_bytes -= bytes,
+                Pool::Capsule => lane.capsule_bytes -= bytes,
+            }
+        }
+    }
+
+    /// Bytes of data buffers that nobody holds.
+    pub(super) fn data_left(&self) -> usize {
+        limits::DATA_POOL_BYTES.saturating_sub(self.data_pool.stats().in_use_bytes)
+    }
+
+    /// Whether a lane with `in_engine` operations in the engine may have one more.
+    pub(super) fn engine_has_room(&self, in_engine: usize) -> bool {
+        let left = self.engine.capacity().saturating_sub(self.engine.in_flight());
+        left > 0 && (in_engine == 0 || in_engine < left)
+    }
+}
