@@ -148,9 +148,14 @@ pub(crate) fn describe(workload: &Workload, files: &[BenchFile]) -> String {
 pub(crate) fn text(outcome: &Outcome, workload: &Workload, args: &RunArgs) -> String {
     let figures = Figures::new(outcome, workload);
     let (unit, digits) = (args.report_unit, usize::from(args.report_precision));
+    let ended = match (outcome.failure(), outcome.interrupted) {
+        (Some(_), _) => "failed",
+        (None, Some(_)) => "interrupted",
+        (None, None) => "completed",
+    };
     let mut lines = vec![
         format!(
-            "Test completed: duration {:.2}, batch count {}, throughput {:.digits$} {unit}/s",
+            "Test {ended}: duration {:.2}, batch count {}, throughput {:.digits$} {unit}/s",
             figures.seconds,
             figures.batches,
             unit.count(figures.bytes_per_second)
@@ -210,11 +215,21 @@ pub(crate) fn json(outcome: &Outcome, workload: &Workload, args: &RunArgs, segme
             "segment_id": segment,
             "local_server_name": args.local_server_name,
             "metadata_server": args.metadata_server,
+            "files": args.paths(),
+            "file_size": args.file_size,
+            "overwrite": args.overwrite,
+            "control_timeout": args.control_timeout.as_secs_f64(),
+            "protocol": word(args.protocol),
+            "trtype": word(args.trtype),
+            "adrfam": args.adrfam.map(word),
+            "traddr": args.traddr,
+            "trsvcid": args.trsvcid,
             "host_driver": word(args.host_driver),
             "target_driver": word(args.target_driver),
             "direct": args.direct.map(word),
             "digests": word(args.digests),
             "workers": args.workers,
+            "spin_us": args.spin_us,
         },
         "results": {
             "duration_seconds": figures.seconds,

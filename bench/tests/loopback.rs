@@ -102,7 +102,7 @@ fn a_service_of_others_is_used_and_left_clean() {
     running.signal(Signal::SIGINT);
     let ended = running.end();
     assert_eq!(ended.code(), Some(130), "{ended:#?}");
-    assert!(ended.stdout.contains("Test completed: "), "what was measured so far: {ended:#?}");
+    assert!(ended.stdout.contains("Test interrupted: "), "what was measured so far: {ended:#?}");
     assert_eq!(published(&server, "me"), None);
     assert_eq!(room.entries(), ["file"]);
 }

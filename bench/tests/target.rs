@@ -96,6 +96,7 @@ fn p01_a_killed_target_ends_the_initiator_with_a_reason() {
         assert!(ended.stderr.contains(words), "{words:?} is not in {ended:#?}");
     }
     assert_eq!(ended.stderr.trim_end().lines().count(), 1, "{ended:#?}");
+    assert!(ended.stdout.contains("Test failed: "), "{ended:#?}");
     drop(target);
 }
 
