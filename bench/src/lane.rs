@@ -104,6 +104,16 @@ impl Task {
     }
 }
 
+/// What came of one submit.
+enum Submitted {
+    /// As many blocks as one call may hold, or as there were slots for.
+    All,
+    /// Nothing: both batches are full, and the older one has not drained.
+    NoRoom,
+    /// There are no more blocks, or the submit failed.
+    NoMore,
+}
+
 /// A request that is outstanding.
 struct Flight {
     /// Its number in its batch.
@@ -180,9 +190,8 @@ impl Lane {
             {
                 submitting = now - *counting_since.get_or_insert(now) < duration;
             }
-            if submitting && !self.free.is_empty() {
-                submitting = self.submit(shared, task, blocks, now, &mut totals) || !matches!(span, Span::Blocks);
-            }
+            // Blocks can only run out in a phase that moves each once.
+            submitting = submitting && self.fill_up(shared, task, blocks, now, &mut totals);
             if was_submitting && !submitting && matches!(span, Span::Time { .. }) {
                 // What was outstanding at the end is waited for and does not count either.
                 totals.took = counting_since.take().map_or(Duration::ZERO, |since| now - since);
@@ -208,8 +217,9 @@ impl Lane {
         self.older.flights.len() + self.newer.flights.len()
     }
 
-    /// Submits a block for each free slot. False when there are no more blocks.
-    fn submit(
+    /// Submits until no slot is free, in calls of at most a batch size. False when there are no more blocks, or one
+    /// could not be submitted.
+    fn fill_up(
         &mut self,
         shared: &Shared<'_>,
         task: Task,
@@ -217,16 +227,35 @@ impl Lane {
         now: Instant,
         totals: &mut Totals,
     ) -> bool {
+        while !self.free.is_empty() {
+            match self.submit(shared, task, blocks, now, totals) {
+                Submitted::All => {}
+                Submitted::NoRoom => return true,
+                Submitted::NoMore => return false,
+            }
+        }
+        true
+    }
+
+    /// Submits once.
+    fn submit(
+        &mut self,
+        shared: &Shared<'_>,
+        task: Task,
+        blocks: &mut dyn Iterator<Item = Block>,
+        now: Instant,
+        totals: &mut Totals,
+    ) -> Submitted {
         if self.newer.batch.submitted() == self.newer.batch.capacity() {
             if self.older.flights.is_empty() {
                 if let Err(error) = self.older.start_again() {
                     totals.fail(|| error.to_string());
-                    return false;
+                    return Submitted::NoMore;
                 }
                 std::mem::swap(&mut self.older, &mut self.newer);
             } else {
                 // Both are full: go on when the older one has drained.
-                return true;
+                return Submitted::NoRoom;
             }
         }
         let room = self.newer.batch.capacity() - self.newer.batch.submitted();
@@ -242,7 +271,7 @@ impl Lane {
         for (slot, block) in &chosen {
             if let Err(error) = self.prepare(shared, task, *slot, *block) {
                 totals.fail(|| format!("{error:#}"));
-                return false;
+                return Submitted::NoMore;
             }
         }
         let request = |&(slot, block): &(usize, Block)| {
@@ -259,12 +288,12 @@ impl Lane {
                 let flights = numbers.zip(chosen);
                 let flights = flights.map(|(request, (slot, block))| Flight { request, slot, block, submitted: now });
                 self.newer.flights.extend(flights);
-                more
+                if more { Submitted::All } else { Submitted::NoMore }
             }
             Err(error) => {
                 self.free.extend(chosen.iter().map(|(slot, _)| *slot));
                 totals.fail(|| error.to_string());
-                false
+                Submitted::NoMore
             }
         }
     }
