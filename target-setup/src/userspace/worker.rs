@@ -223,7 +223,9 @@ impl<S: Stream> Worker<S> {
             if let Some(lane) = self.core.lanes.get_mut(id) {
                 lane.ready.pop_front();
             }
-            self.start(id, key);
+            if !self.start(id, key) {
+                return false;
+            }
         }
     }
 
@@ -267,18 +269,19 @@ impl<S: Stream> Worker<S> {
         }
     }
 
-    /// Hands a command's next operation to the engine; ends the command when there is none.
-    fn start(&mut self, id: LaneId, key: CommandKey) {
+    /// Hands a command's next operation to the engine; ends the command when there is none. Tells whether the engine
+    /// took it.
+    fn start(&mut self, id: LaneId, key: CommandKey) -> bool {
         let Some(connection) = self.connections.get_mut(key.connection as usize).and_then(Option::as_mut) else {
-            return;
+            return true;
         };
         let core = &mut self.core;
-        let Some(lane) = core.lanes.get_mut(id) else { return };
+        let Some(lane) = core.lanes.get_mut(id) else { return true };
         let slot = &mut connection.slots[usize::from(key.slot)];
         let own = slot.buffer.as_mut().map(|(buffer, _)| buffer);
         let Some(operation) = slot.work.operation(lane.namespace(), slot.data_bytes, own) else {
             connection.complete(core, key.slot, Status::SUCCESS, 0);
-            return;
+            return true;
         };
         let buf = match operation.buffer {
             OperationBuffer::None => IoBuf::None,
@@ -294,7 +297,7 @@ impl<S: Stream> Worker<S> {
                 None => {
                     // Waiting with one buffer for another could block for ever; Compare is rare, and can be repeated.
                     connection.complete(core, key.slot, Status::new(StatusCode::CommandInterrupted), 0);
-                    return;
+                    return true;
                 }
             },
         };
@@ -310,6 +313,7 @@ impl<S: Stream> Worker<S> {
                 slot.stage = Stage::InEngine;
                 lane.in_engine += 1;
                 connection.in_engine += 1;
+                true
             }
             Err(request) => {
                 // Full after all: the command keeps its turn.
@@ -318,7 +322,7 @@ impl<S: Stream> Worker<S> {
                 }
                 slot.stage = Stage::Ready;
                 lane.ready.push_front(key);
-                core.blocked.push(id);
+                false
             }
         }
     }
