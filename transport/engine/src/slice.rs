@@ -10,7 +10,7 @@ use std::time::Instant;
 pub struct Failure {
     /// The state its request ends in: `Timeout`, `Canceled` or `Failed`.
     pub state: TransferState,
-    /// What was attempted, on what, and why not, for people.
+    /// Why not, for people. The engine says beside it what was attempted, and on what.
     pub message: Box<str>,
     /// The operating system's error number, where it was that.
     pub errno: Option<i32>,

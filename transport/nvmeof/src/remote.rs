@@ -2,7 +2,6 @@
 
 use crate::attachment::{Attachment, Latch};
 use crate::config::HostSettings;
-use crate::host::canceled;
 use crate::host::local::LocalFiles;
 use crate::host::userspace::control::{ControlHandle, ControlMessage, Destination};
 use crate::host::userspace::session::worker_of;
@@ -10,7 +9,7 @@ use crate::intake::split::{CutRules, cut};
 use crate::trid;
 use crate::worker::{Order, WorkerPool};
 use nvferry_engine::error::ErrorKind;
-use nvferry_engine::{EngineError, FileBufferId, FileLimits, Operation, RemoteSegment, SegmentDesc, Slice};
+use nvferry_engine::{EngineError, Failure, FileBufferId, FileLimits, Operation, RemoteSegment, SegmentDesc, Slice};
 use parking_lot::Mutex;
 use std::ops::Range;
 use std::sync::Arc;
@@ -205,7 +204,7 @@ impl RemoteSegment for Remote {
     fn submit(&self, slices: &mut Vec<Slice>) {
         if self.attachment.is_closed() {
             for slice in slices.drain(..) {
-                let failure = canceled(&slice, &self.attachment.target, "its segment has been closed");
+                let failure = Failure::canceled("its segment has been closed");
                 slice.fail(failure);
             }
             return;

@@ -58,8 +58,26 @@ impl Bench {
 }
 
 /// Lengths and offsets around everything that is special: bytes, blocks, in-capsule data, in-place receives, transfers.
-const LENGTHS: &[usize] =
-    &[1, 2, 511, 512, 513, 1000, 4095, 4096, 4097, 12345, 16383, 16384, 16385, 65536, 66000, 131_072, 1 << 20, (1 << 20) + 1];
+const LENGTHS: &[usize] = &[
+    1,
+    2,
+    511,
+    512,
+    513,
+    1000,
+    4095,
+    4096,
+    4097,
+    12345,
+    16383,
+    16384,
+    16385,
+    65536,
+    66000,
+    131_072,
+    1 << 20,
+    (1 << 20) + 1,
+];
 const OFFSETS: &[usize] = &[0, 1, 511, 512, 513, 4095, 4096, 65535, 65536, 1 << 20];
 
 fn any_address_offset_and_length_works(options: NvmeofOptions) {

@@ -6,7 +6,6 @@
 //! until the system is done with it.
 
 use super::namespaces::{HostNamespace, NamespaceTable, Presence};
-use super::{failed, sentence};
 use crate::attachment::AttachmentId;
 use crate::intake::Intake;
 use crate::intake::edges::{BlockPlace, EdgeId};
@@ -88,7 +87,8 @@ impl LocalFile {
             return Err(format!("{} has {has} bytes, not the {} that are described", desc.path, desc.size));
         }
         let unit = u64::from(unit_bytes(&file));
-        let tail = if desc.size % unit == 0 { None } else { Some(open(false).map_err(|error| error.to_string())?) };
+        let tail =
+            if desc.size.is_multiple_of(unit) { None } else { Some(open(false).map_err(|error| error.to_string())?) };
         Ok(Self { path: desc.path.clone(), size_bytes: desc.size, file: Arc::new(file), tail: tail.map(Arc::new) })
     }
 
@@ -143,8 +143,8 @@ pub(crate) struct LocalDevice {
 }
 
 impl LocalDevice {
-    pub(crate) fn new(id: AttachmentId, target: Arc<str>, files: Arc<LocalFiles>, pool: BufferPool) -> Self {
-        let mut intake = Intake::new(target, Arc::clone(&files.table));
+    pub(crate) fn new(id: AttachmentId, files: Arc<LocalFiles>, pool: BufferPool) -> Self {
+        let mut intake = Intake::new(Arc::clone(&files.table));
         intake.set_max_transfer(MAX_TRANSFER_BYTES);
         Self { id, intake, files, pool, ops: Vec::new(), free: Vec::new() }
     }
@@ -209,7 +209,7 @@ impl LocalDevice {
     fn begin(&mut self, lane: LaneId, namespace: &HostNamespace, job: Job, io: &mut LocalIo) -> Result<(), Job> {
         let Some(file) = self.files.files.get(&self.intake.lanes.get(lane).file).cloned() else {
             let why = crate::intake::WITHDRAWN;
-            self.intake.fail_job(lane, job, |target, slice| failed(slice, target, why));
+            self.intake.fail_job(lane, job, || Failure::failed(why));
             return Ok(());
         };
         let (op, io_file, kind, offset, buf) = match job {
@@ -295,11 +295,11 @@ impl LocalDevice {
 
     fn slice_ended(&mut self, slice: Slice, skip: usize, result: io::Result<usize>, buf: IoBuf) {
         let outcome = match result {
-            Err(error) => Err(failure_of(&slice, &self.intake.target, &error)),
+            Err(error) => Err(failure_of(&error)),
             Ok(n) if n < skip + slice.len() => {
                 let n = n.saturating_sub(skip);
-                let why = format_args!("the file ended after {n} bytes of them: it was made smaller");
-                Err(failed(&slice, &self.intake.target, why))
+                let why = format!("the file ended after {n} bytes of them: it was made smaller");
+                Err(Failure::failed(why))
             }
             Ok(_) => {
                 if let IoBuf::Pool(block, _) = &buf {
@@ -321,7 +321,7 @@ impl LocalDevice {
 
     fn edge_failed(&mut self, lane: LaneId, job: Job, result: io::Result<usize>) {
         let error = result.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into());
-        self.intake.fail_job(lane, job, |target, slice| failure_of(slice, target, &error));
+        self.intake.fail_job(lane, job, || failure_of(&error));
     }
 
     /// Looks at deadlines.
@@ -345,19 +345,18 @@ impl LocalDevice {
     }
 
     /// Ends everything.
-    pub(crate) fn close(&mut self, why: impl Fn(&Slice) -> Failure) {
+    pub(crate) fn close(&mut self, why: impl Fn() -> Failure) {
         for op in &mut self.ops {
             if let Some((_, Op::Slice { slice: slot, .. })) = op
                 && let Some(slice) = slot.take()
             {
-                let failure = why(&slice);
-                self.intake.fail_with(slice, failure);
+                self.intake.fail_with(slice, why());
             }
         }
         self.intake.close(why);
     }
 }
 
-fn failure_of(slice: &Slice, target: &str, error: &io::Error) -> Failure {
-    Failure { errno: error.raw_os_error(), ..Failure::failed(sentence(slice, target, error)) }
+fn failure_of(error: &io::Error) -> Failure {
+    Failure { errno: error.raw_os_error(), ..Failure::failed(error.to_string()) }
 }

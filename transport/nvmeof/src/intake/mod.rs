@@ -13,7 +13,6 @@ pub(crate) mod lanes;
 pub(crate) mod split;
 
 use crate::host::namespaces::{HostNamespace, NamespaceTable};
-use crate::host::{failed, timed_out};
 use crate::status::Counters;
 use edges::{BlockPlace, EdgeStep, EdgeWrites};
 use lanes::{Job, LaneId, LaneState, Lanes};
@@ -34,8 +33,6 @@ struct Delayed {
 /// The slices of one device that are not under way.
 #[derive(Debug)]
 pub(crate) struct Intake {
-    /// The device, for people.
-    pub(crate) target: Arc<str>,
     pub(crate) lanes: Lanes,
     pub(crate) edges: EdgeWrites,
     pub(crate) counters: Counters,
@@ -48,9 +45,8 @@ pub(crate) struct Intake {
 }
 
 impl Intake {
-    pub(crate) fn new(target: Arc<str>, table: Arc<NamespaceTable>) -> Self {
+    pub(crate) fn new(table: Arc<NamespaceTable>) -> Self {
         Self {
-            target,
             lanes: Lanes::default(),
             edges: EdgeWrites::default(),
             counters: Counters::default(),
@@ -118,7 +114,7 @@ impl Intake {
     pub(crate) fn next_job(&mut self, free: usize, now: Instant) -> Option<(LaneId, HostNamespace, Job)> {
         while let Some((lane, job)) = self.lanes.next(free) {
             let LaneState::Present(namespace) = self.lanes.get(lane).state else {
-                self.fail_job(lane, job, |target, slice| failed(slice, target, WITHDRAWN));
+                self.fail_job(lane, job, || Failure::failed(WITHDRAWN));
                 continue;
             };
             match job {
@@ -143,7 +139,7 @@ impl Intake {
                     if self.edges.place(edge).len != namespace.block_bytes() =>
                 {
                     let why = "the file was replaced by one with another block size";
-                    self.fail_job(lane, job, |target, slice| failed(slice, target, why));
+                    self.fail_job(lane, job, || Failure::failed(why));
                 }
                 Job::EdgeRead(..) | Job::EdgeWrite(..) => return Some((lane, namespace, job)),
             }
@@ -168,7 +164,7 @@ impl Intake {
         for id in self.lanes.ids() {
             if self.lanes.get(id).state == LaneState::Gone {
                 for job in self.lanes.drain(id) {
-                    self.fail_job(id, job, |target, slice| failed(slice, target, WITHDRAWN));
+                    self.fail_job(id, job, || Failure::failed(WITHDRAWN));
                 }
             }
         }
@@ -213,8 +209,7 @@ impl Intake {
 
     /// A slice cannot be moved.
     pub(crate) fn fail(&mut self, slice: Slice, why: impl Display) {
-        let failure = failed(&slice, &self.target, why);
-        self.fail_with(slice, failure);
+        self.fail_with(slice, Failure::failed(why.to_string()));
     }
 
     /// A slice cannot be moved.
@@ -226,23 +221,18 @@ impl Intake {
     /// A slice's deadline has passed, and nothing touches its memory any more.
     pub(crate) fn time_out(&mut self, slice: Slice, why: impl Display) {
         self.counters.timeouts += 1;
-        let failure = timed_out(&slice, &self.target, why);
-        slice.fail(failure);
+        slice.fail(Failure::timed_out(why.to_string()));
     }
 
     /// Ends the slices of a job.
-    pub(crate) fn fail_job(&mut self, lane: LaneId, job: Job, mut why: impl FnMut(&str, &Slice) -> Failure) {
-        let target = &self.target;
+    pub(crate) fn fail_job(&mut self, lane: LaneId, job: Job, why: impl Fn() -> Failure) {
         match job {
-            Job::Slice(slice, _) => {
-                let failure = why(target, &slice);
-                self.fail_with(slice, failure);
-            }
+            Job::Slice(slice, _) => self.fail_with(slice, why()),
             Job::EdgeRead(edge, _) | Job::EdgeWrite(edge, _) => {
                 let failures = &mut self.counters.failures;
-                let step = self.edges.failed(edge, |slice| {
+                let step = self.edges.failed(edge, |_| {
                     *failures += 1;
-                    why(target, slice)
+                    why()
                 });
                 self.edge_step(lane, step);
             }
@@ -289,11 +279,11 @@ impl Intake {
         next.into_iter().for_each(|next| self.check_by(next));
         over.into_iter().for_each(|slice| self.time_out(slice, &why));
         // Merged bytes are copies: slices of edges can end at any time. Their blocks stay locked.
-        let (target, timeouts) = (&self.target, &mut self.counters.timeouts);
+        let timeouts = &mut self.counters.timeouts;
         self.edges.give_up(|slice| {
             (slice.deadline <= now).then(|| {
                 *timeouts += 1;
-                timed_out(slice, target, &why)
+                Failure::timed_out(why.as_str())
             })
         });
         self.edges.next_deadline().into_iter().for_each(|next| self.check_by(next));
@@ -337,10 +327,9 @@ impl Intake {
     }
 
     /// Ends all slices that are here.
-    pub(crate) fn close(&mut self, why: impl Fn(&Slice) -> Failure) {
+    pub(crate) fn close(&mut self, why: impl Fn() -> Failure) {
         for slice in self.evict() {
-            let failure = why(&slice);
-            self.fail_with(slice, failure);
+            self.fail_with(slice, why());
         }
     }
 }

@@ -24,7 +24,7 @@ pub(super) struct RemoteLane {
 impl RemoteLane {
     pub(super) fn new(attachment: Arc<Attachment>, context: &Context) -> Self {
         let table = attachment.with_view(|view| Arc::clone(&view.table));
-        let queue = QueuePair::new(Arc::clone(&attachment.target), table, context.pool.clone());
+        let queue = QueuePair::new(table, context.pool.clone());
         Self { attachment, queue, socket: HostSocket::Closed, readable: false, asked: false }
     }
 
@@ -133,7 +133,7 @@ impl RemoteLane {
     }
 
     /// Ends everything.
-    pub(super) fn close(&mut self, context: &mut Context, now: Instant, why: impl Fn(&Slice) -> Failure) {
+    pub(super) fn close(&mut self, context: &mut Context, now: Instant, why: impl Fn() -> Failure) {
         self.socket = HostSocket::Closed;
         self.queue.close(&mut context.scratch, now, why);
     }

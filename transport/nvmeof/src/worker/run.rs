@@ -9,8 +9,7 @@ use crate::attachment::{Attachment, AttachmentId, Latch};
 use crate::host::local::LocalDevice;
 use crate::host::userspace::control::ControlHandle;
 use crate::host::userspace::queue_pair::Scratch;
-use crate::host::{canceled, failed};
-use nvferry_engine::Slice;
+use nvferry_engine::{Failure, Slice};
 use nvferry_io::BufferPool;
 use nvferry_io::poller::{Events, Poller, Sleeper};
 use std::collections::HashMap;
@@ -31,7 +30,7 @@ pub(super) struct Context {
 /// How a target's files are reached.
 #[derive(Debug)]
 enum Device {
-    Remote(RemoteLane),
+    Remote(Box<RemoteLane>),
     Local(LocalDevice),
 }
 
@@ -172,8 +171,7 @@ impl Worker {
                     mark(&mut self.dirty, id, lane);
                 }
                 None => run.for_each(|slice| {
-                    let failure = failed(&slice, "a segment that was closed", "it came too late");
-                    slice.fail(failure);
+                    slice.fail(Failure::failed("it came after its segment was closed"));
                 }),
             }
         }
@@ -184,7 +182,7 @@ impl Worker {
     fn obey(&mut self, order: Order, now: Instant) {
         match order {
             Order::OpenRemote(attachment) => {
-                let device = Device::Remote(RemoteLane::new(Arc::clone(&attachment), &self.context));
+                let device = Device::Remote(Box::new(RemoteLane::new(Arc::clone(&attachment), &self.context)));
                 self.open(attachment, device);
             }
             Order::OpenLocal(attachment, files) => {
@@ -193,7 +191,7 @@ impl Worker {
                     tracing::error!(target: "nvferry::host", %error, "there is no I/O engine for local files");
                 }
                 let pool = self.context.pool.clone();
-                let device = LocalDevice::new(attachment.id, Arc::clone(&attachment.target), files, pool);
+                let device = LocalDevice::new(attachment.id, files, pool);
                 self.open(attachment, Device::Local(device));
             }
             Order::Connect { id, address, params } => self.with_lane(id, |lane, context| {
@@ -295,8 +293,7 @@ impl Worker {
     /// Ends what is left of a target, and forgets it.
     fn forget(&mut self, id: AttachmentId, now: Instant) {
         let Some(mut lane) = self.lanes.remove(&id) else { return };
-        let target = Arc::clone(&lane.attachment.target);
-        let why = |slice: &Slice| canceled(slice, &target, "its segment was closed before it was done");
+        let why = || Failure::canceled("its segment was closed before it was done");
         match &mut lane.device {
             Device::Remote(remote) => remote.close(&mut self.context, now, why),
             Device::Local(device) => device.close(why),

@@ -143,11 +143,6 @@ impl<T> Link<T> {
         self.slots.busy_count()
     }
 
-    /// Whether anything waits to be sent.
-    pub(crate) fn is_send_idle(&self) -> bool {
-        self.sender.is_idle()
-    }
-
     /// What went over it: digest errors, sends and receives.
     pub(crate) fn stats(&self) -> Counters {
         self.stats

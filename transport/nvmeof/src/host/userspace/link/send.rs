@@ -84,11 +84,6 @@ impl Sender {
         self.pieces.len() < MAX_QUEUED_PIECES && self.data_bytes < MAX_QUEUED_DATA_BYTES
     }
 
-    /// Whether anything waits.
-    pub(super) fn is_idle(&self) -> bool {
-        self.pieces.is_empty() && self.solicited.is_empty()
-    }
-
     /// Whether nothing of a PDU has left that is not whole.
     pub(super) fn is_between_pdus(&self) -> bool {
         self.pieces.is_empty()

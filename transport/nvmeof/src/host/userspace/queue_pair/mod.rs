@@ -18,6 +18,8 @@ mod deadlines;
 mod pump;
 mod retry;
 mod settle;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use retry::backoff;
 
@@ -159,12 +161,12 @@ pub struct QueuePair {
 }
 
 impl QueuePair {
-    /// A queue pair to `target` (named for people) without a connection. `pool` lends the buffers for blocks that
+    /// A queue pair without a connection. `pool` lends the buffers for blocks that
     /// are written in part.
     #[must_use]
-    pub fn new(target: Arc<str>, table: Arc<NamespaceTable>, pool: BufferPool) -> Self {
+    pub fn new(table: Arc<NamespaceTable>, pool: BufferPool) -> Self {
         Self {
-            intake: Intake::new(target, table),
+            intake: Intake::new(table),
             state: State::Down,
             link: None,
             params: None,
@@ -325,7 +327,7 @@ impl QueuePair {
     }
 
     /// Ends everything that waits or is under way. The stream is to be dropped.
-    pub fn close(&mut self, scratch: &mut Scratch, now: Instant, why: impl Fn(&Slice) -> Failure) {
+    pub fn close(&mut self, scratch: &mut Scratch, now: Instant, why: impl Fn() -> Failure) {
         self.lost(LinkError::GivenUp("it is no longer used".into()), None, scratch, now);
         self.intake.close(why);
     }

@@ -3,11 +3,10 @@
 use super::super::connect;
 use super::super::link::{Flow, LinkError, Payload};
 use super::{Op, QueuePair, State, Step};
-use crate::host::failed;
 use crate::host::namespaces::HostNamespace;
 use crate::intake::edges::BlockPlace;
 use crate::intake::lanes::{Job, LaneId};
-use nvferry_engine::{Operation, Slice};
+use nvferry_engine::{Failure, Operation, Slice};
 use nvferry_wire::fabrics::{Connect, ConnectData};
 use nvferry_wire::nvm::{NvmOpcode, ReadWrite};
 use nvferry_wire::{BlockCount, CommandId, Lba, SglDescriptor, Sqe};
@@ -77,7 +76,7 @@ impl QueuePair {
                 let BlockPlace { start, len, .. } = self.intake.edges.place(edge);
                 let Some(buf) = self.pool.get(len as usize) else {
                     let why = "no bounce buffer is left for the unaligned edge of this write";
-                    self.intake.fail_job(lane, job, |target, slice| failed(slice, target, why));
+                    self.intake.fail_job(lane, job, || Failure::failed(why));
                     return None;
                 };
                 let sqe = read_write(namespace, NvmOpcode::Read, start, len);
@@ -87,7 +86,7 @@ impl QueuePair {
                 let BlockPlace { start, len, .. } = self.intake.edges.place(edge);
                 let Some(buf) = self.intake.edges.take_merged(edge) else {
                     debug_assert!(false, "a block to be written has been merged");
-                    self.intake.fail_job(lane, job, |target, slice| failed(slice, target, "its merged block was lost"));
+                    self.intake.fail_job(lane, job, || Failure::failed("its merged block was lost"));
                     return None;
                 };
                 let sqe = read_write(namespace, NvmOpcode::Write, start, len);

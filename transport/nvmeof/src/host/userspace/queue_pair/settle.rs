@@ -3,7 +3,6 @@
 use super::super::connect;
 use super::super::link::{DataFault, Ended, LinkError, Payload};
 use super::{Op, QueuePair, State, Step, retry};
-use crate::host::{failed, sentence};
 use crate::intake::WITHDRAWN;
 use crate::intake::lanes::{Job, LaneId, LaneState};
 use nvferry_engine::{Failure, Slice};
@@ -86,8 +85,7 @@ impl QueuePair {
                 self.intake.try_again(lane, Job::Slice(slice, attempts.saturating_add(1)), delay, now);
             }
             _ => {
-                let failure = failure_of(&slice, &self.intake.target, trouble);
-                self.intake.fail_with(slice, failure);
+                self.intake.fail_with(slice, failure_of(trouble));
             }
         }
     }
@@ -96,7 +94,7 @@ impl QueuePair {
     fn edge_trouble(&mut self, lane: LaneId, job: Job, attempts: u8, trouble: Trouble, now: Instant) {
         match self.retry_delay(lane, trouble, attempts) {
             Some(delay) => self.intake.try_again(lane, job, delay, now),
-            None => self.intake.fail_job(lane, job, |target, slice| failure_of(slice, target, trouble)),
+            None => self.intake.fail_job(lane, job, || failure_of(trouble)),
         }
     }
 
@@ -151,13 +149,13 @@ impl QueuePair {
 }
 
 /// How a slice fails because of this.
-fn failure_of(slice: &Slice, target: &str, trouble: Trouble) -> Failure {
+fn failure_of(trouble: Trouble) -> Failure {
     let why = match trouble {
         Trouble::Status(status) => {
             let (sct, sc) = status.code.to_raw();
             let message = match status.code {
-                StatusCode::InvalidNamespace => sentence(slice, target, format_args!("{status}: {WITHDRAWN}")),
-                _ => sentence(slice, target, status),
+                StatusCode::InvalidNamespace => format!("{status}: {WITHDRAWN}"),
+                _ => status.to_string(),
             };
             let device_status = Some(u16::from(sct) << 8 | u16::from(sc));
             return Failure { device_status, ..Failure::failed(message) };
@@ -165,5 +163,5 @@ fn failure_of(slice: &Slice, target: &str, trouble: Trouble) -> Failure {
         Trouble::Data(DataFault::Digest) => "the data was damaged on its way (data digest), again and again",
         Trouble::Data(DataFault::Short) => "the target sent less data than was asked for",
     };
-    failed(slice, target, why)
+    Failure::failed(why)
 }

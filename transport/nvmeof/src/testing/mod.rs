@@ -1,13 +1,15 @@
 //! What tests of this room share.
 
-use nvferry_engine::{Failure, SliceSink};
-use std::sync::{Arc, Condvar, Mutex};
+pub(crate) mod rig;
+pub(crate) mod scripted;
 
-/// Remembers how slices ended, and lets tests wait for it.
+use nvferry_engine::{Failure, SliceSink};
+use std::sync::{Arc, Mutex};
+
+/// Remembers how slices ended.
 #[derive(Default)]
 pub(crate) struct Outcomes {
     ended: Mutex<Vec<(u32, Result<(), Failure>)>>,
-    changed: Condvar,
 }
 
 impl Outcomes {
@@ -24,7 +26,6 @@ impl Outcomes {
 impl SliceSink for Outcomes {
     fn slice_ended(&self, request: u32, _len_bytes: u64, result: Result<(), Failure>) {
         self.ended.lock().unwrap().push((request, result));
-        self.changed.notify_all();
     }
 }
 
@@ -45,6 +46,10 @@ pub(crate) fn random(test: &'static str) -> Random {
 }
 
 impl Random {
+    pub(crate) fn seeded(seed: u64) -> Self {
+        Self { state: seed, seed, test: "a test with a fixed seed" }
+    }
+
     pub(crate) fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.state;
