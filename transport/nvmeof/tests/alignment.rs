@@ -1,5 +1,7 @@
 //! Any address, offset and length, by every host driver, with digests and without.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Host, Node, Random, Transfer, make_file, pattern, temp_dir};

@@ -1,5 +1,7 @@
 //! Data moves between a host and a target over real sockets, and stays what it is.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Host, Node, make_file, pattern, temp_dir};

@@ -31,7 +31,7 @@ pub(super) struct Context {
 #[derive(Debug)]
 enum Device {
     Remote(Box<RemoteLane>),
-    Local(LocalDevice),
+    Local(Box<LocalDevice>),
 }
 
 /// One target.
@@ -192,7 +192,7 @@ impl Worker {
                 }
                 let pool = self.context.pool.clone();
                 let device = LocalDevice::new(attachment.id, files, pool);
-                self.open(attachment, Device::Local(device));
+                self.open(attachment, Device::Local(Box::new(device)));
             }
             Order::Connect { id, address, params } => self.with_lane(id, |lane, context| {
                 lane.forward_to = None;

@@ -1,6 +1,7 @@
 //! What the end-to-end tests share: a target with files, a host attached to it, and a sink that can be waited on.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of this")]
+#![allow(clippy::print_stderr, reason = "seeds of failures")]
 
 use nvferry_engine::{
     Failure, FileBufferDesc, FileBufferId, Operation, RemoteSegment, SegmentDesc, Slice, SliceSink, Transport,
