@@ -107,7 +107,8 @@ impl Rig {
                 }
             };
             let stream = self.stream.as_ref().unwrap();
-            if !stream.readable() && !(driven.blocked && stream.writable()) {
+            let goes_on = stream.readable() || driven.blocked && stream.writable();
+            if !goes_on {
                 return Ok(());
             }
         }

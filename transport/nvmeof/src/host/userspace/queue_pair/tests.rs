@@ -153,7 +153,7 @@ fn p08_what_was_under_way_when_the_connection_broke_is_sent_again_on_the_next() 
     let heard = rig.hear();
     // A part of the first answer comes, then nothing: the target is gone.
     let cid = heard[0].command().unwrap().cid();
-    rig.target.say_data(cid, 0, &file[..4096].to_vec(), DataEnd::More);
+    rig.target.say_data(cid, 0, &file[..4096], DataEnd::More);
     rig.drive().unwrap();
     let (_, other) = nvferry_io::stream::memory_pair(1);
     drop(std::mem::replace(&mut rig.target, crate::testing::scripted::ScriptedTarget::new(other)));
