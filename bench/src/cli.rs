@@ -122,7 +122,7 @@ pub(crate) struct RunArgs {
     /// The transport: NVMe over Fabrics, or one that moves nothing and shows what the engine itself costs
     #[arg(long, value_enum, default_value_t = Protocol::Nvmeof, help_heading = "Initiator")]
     pub(crate) protocol: Protocol,
-    /// How the initiator is realised: NVMe/TCP in this process, the kernel's, or the file itself on the same machine
+    /// How the initiator is realised: NVMe/TCP in this process, or the file itself on the same machine
     #[arg(long, alias = "host-driver", value_enum, default_value_t = HostDriver::Userspace, help_heading = "Initiator")]
     pub(crate) host_driver: HostDriver,
     /// Checksums on the wire
@@ -206,8 +206,6 @@ pub(crate) enum Protocol {
 pub(crate) enum Fabric {
     /// NVMe/TCP
     Tcp,
-    /// NVMe/RDMA, with the kernel's drivers only
-    Rdma,
 }
 
 /// The address family.
@@ -224,8 +222,6 @@ pub(crate) enum AddressFamily {
 pub(crate) enum TargetDriver {
     /// In this process
     Userspace,
-    /// By the kernel's nvmet
-    Nvmet,
 }
 
 /// How the initiator is realised.
@@ -233,8 +229,6 @@ pub(crate) enum TargetDriver {
 pub(crate) enum HostDriver {
     /// NVMe/TCP in this process
     Userspace,
-    /// The kernel's nvme-tcp or nvme-rdma
-    Kernel,
     /// Opens the target's file itself, on the same machine
     Local,
 }

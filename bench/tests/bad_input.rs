@@ -228,7 +228,7 @@ fn an_address_that_is_none_or_not_this_machines() {
     refused_target(&room, file, &["--traddr=192.0.2.1"]).assert_refused(1, &["192.0.2.1"]);
     refused_target(&room, file, &["--traddr=nonsense"]).assert_refused(1, &["nonsense"]);
     refused_target(&room, file, &["--adrfam=ipv6"]).assert_refused(1, &["127.0.0.1"]);
-    refused_target(&room, file, &["--trtype=rdma"]).assert_refused(1, &["rdma"]);
+    refused_target(&room, file, &["--trtype=rdma"]).assert_refused(2, &["rdma"]);
 }
 
 /// All three modes with a metadata service that fails in this way.

@@ -104,7 +104,7 @@ pub enum TargetError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The driver does not speak this transport.
-    #[error("cannot listen on {transport}: the userspace driver speaks tcp only; use trtype=tcp, or the nvmet driver")]
+    #[error("cannot listen on {transport}: the userspace driver speaks tcp only: use trtype=tcp")]
     Transport {
         /// As asked.
         transport: TransportId,

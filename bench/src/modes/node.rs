@@ -1,7 +1,8 @@
 //! An engine with the NVMe-oF transport in it, as the command line wants both.
 
-use crate::cli::{AddressFamily, Digests, Fabric, HostDriver, Protocol, RunArgs, Switch, TargetDriver};
+use crate::cli::{AddressFamily, Digests, Protocol, RunArgs, Switch};
 use crate::files::LocalFile;
+use crate::report::word;
 use anyhow::{Context, Result};
 use nvferry_engine::null::NullTransportFactory;
 use nvferry_engine::{Deadline, SegmentDesc, TransferEngine, null};
@@ -45,7 +46,7 @@ pub(super) fn start(args: &RunArgs, metadata: &str, name: &str, offers: Offers) 
 fn transport_text(args: &RunArgs, offers: Offers) -> String {
     let mut words = Vec::new();
     if let Offers::Files { port } = offers {
-        words.push(format!("trtype={}", if args.trtype == Fabric::Tcp { "tcp" } else { "rdma" }));
+        words.push(format!("trtype={}", word(args.trtype)));
         let family = args.adrfam.unwrap_or(match args.traddr.contains(':') {
             true => AddressFamily::Ipv6,
             false => AddressFamily::Ipv4,
@@ -53,16 +54,9 @@ fn transport_text(args: &RunArgs, offers: Offers) -> String {
         words.push(format!("adrfam={}", if family == AddressFamily::Ipv4 { "ipv4" } else { "ipv6" }));
         words.push(format!("traddr={}", args.traddr));
         words.push(format!("trsvcid={port}"));
-        words.push(format!(
-            "target_driver={}",
-            if args.target_driver == TargetDriver::Userspace { "userspace" } else { "nvmet" }
-        ));
+        words.push(format!("target_driver={}", word(args.target_driver)));
     }
-    words.push(match args.host_driver {
-        HostDriver::Userspace => "host_driver=userspace".into(),
-        HostDriver::Kernel => "host_driver=kernel".into(),
-        HostDriver::Local => "host_driver=local".into(),
-    });
+    words.push(format!("host_driver={}", word(args.host_driver)));
     let on_off = |on: bool| if on { "on" } else { "off" };
     words.push(format!("hdgst={}", on_off(matches!(args.digests, Digests::Header | Digests::Both))));
     words.push(format!("ddgst={}", on_off(matches!(args.digests, Digests::Data | Digests::Both))));
