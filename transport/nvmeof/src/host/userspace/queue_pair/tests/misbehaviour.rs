@@ -1,0 +1,200 @@
+//! A target that breaks the protocol loses its connection, and nothing else: no slice ends wrongly, none is forgotten,
+//! and all complete on the next connection (P1, P14).
+
+use super::super::super::LinkError;
+use crate::testing::rig::{Rig, memory, store};
+use crate::testing::scripted::ScriptedTarget;
+use nvferry_io::RegisteredMemory;
+use nvferry_io::stream::Cut;
+use nvferry_wire::pdu::{
+    CapsuleCmd, DataEnd, DataPdu, FatalErrorStatus, Framing, MAX_HEADER_BYTES, Role, TERM_REQ_MAX_LEN, TermReq,
+};
+use nvferry_wire::{CommandId, Nsid, Sqe, StatusCode, TransferTag};
+
+/// A rig with a read and a large write under way, and their identifiers.
+struct UnderWay {
+    rig: Rig,
+    read: (u32, CommandId),
+    write: (u32, CommandId),
+    memory: RegisteredMemory,
+}
+
+const READ_BYTES: usize = 20_480;
+const WRITE_BYTES: usize = 32_768;
+/// Beyond what is read: the scripted target has one store for all files.
+const WRITE_AT: usize = 65_536;
+
+fn under_way() -> UnderWay {
+    let mut rig = Rig::ready();
+    let memory = memory(READ_BYTES);
+    let read = rig.read(1, 0, &memory);
+    let write = rig.write(2, WRITE_AT as u64, &RegisteredMemory::from(vec![9; WRITE_BYTES]));
+    let heard = rig.hear();
+    let cids: Vec<_> = heard.iter().map(|one| one.command().unwrap().cid()).collect();
+    UnderWay { rig, read: (read, cids[0]), write: (write, cids[1]), memory }
+}
+
+/// The target does that; the connection ends with these words, and both requests complete on the next one.
+fn breaks(words: &str, act: impl FnOnce(&mut ScriptedTarget, CommandId, CommandId)) -> LinkError {
+    let UnderWay { mut rig, read, write, mut memory } = under_way();
+    act(&mut rig.target, read.1, write.1);
+    let error = rig.drive().expect_err(words);
+    assert!(error.to_string().contains(words), "{error}");
+    rig.assert_pending(read.0);
+    rig.assert_pending(write.0);
+    assert!(rig.queue.is_down());
+    let mut store = store(1);
+    rig.connect(16 << 20);
+    rig.open();
+    rig.serve(&mut store);
+    rig.assert_completed(read.0);
+    rig.assert_completed(write.0);
+    assert!(*memory.bytes().unwrap() == store[..READ_BYTES]);
+    assert!(store[WRITE_AT..WRITE_AT + WRITE_BYTES].iter().all(|&b| b == 9));
+    error
+}
+
+fn other(cid: CommandId) -> CommandId {
+    CommandId(cid.0 ^ 0x40)
+}
+
+#[test]
+fn p14_a_completion_for_nothing() {
+    breaks("not under way", |target, read, _| target.complete(other(read), StatusCode::Success));
+    // The same slot, used before: a completion from the past.
+    breaks("not under way", |target, read, _| {
+        target.complete(CommandId(read.0.wrapping_sub(128)), StatusCode::Success)
+    });
+}
+
+#[test]
+fn p14_a_completion_twice() {
+    let UnderWay { mut rig, read, write, .. } = under_way();
+    rig.target.complete(write.1, StatusCode::Success);
+    rig.target.complete(write.1, StatusCode::Success);
+    let error = rig.drive().unwrap_err();
+    assert!(error.to_string().contains("not under way"), "{error}");
+    rig.assert_completed(write.0);
+    rig.assert_pending(read.0);
+}
+
+#[test]
+fn p14_data_for_nothing_or_for_a_write() {
+    breaks("is not under way", |target, read, _| target.say_data(other(read), 0, &[1; 512], DataEnd::Last));
+    breaks("asked for none", |target, _, write| target.say_data(write, 0, &[1; 512], DataEnd::Last));
+}
+
+#[test]
+fn p14_data_beyond_or_beside_what_was_asked_for() {
+    let too_much = vec![1; READ_BYTES + 512];
+    breaks("came for byte 0", |target, read, _| target.say_data(read, 0, &too_much, DataEnd::Last));
+    breaks("came for byte 20480", |target, read, _| target.say_data(read, READ_BYTES as u32, &[1; 4], DataEnd::Last));
+    breaks("came for byte 512", |target, read, _| target.say_data(read, 512, &[1; 512], DataEnd::More));
+    breaks("came for byte 0", |target, read, _| {
+        target.say_data(read, 0, &[1; 512], DataEnd::More);
+        target.say_data(read, 0, &[1; 512], DataEnd::More);
+    });
+    breaks("came for byte 4294967295", |target, read, _| target.say_data(read, u32::MAX, &[1; 512], DataEnd::Last));
+}
+
+#[test]
+fn p14_r2ts_that_may_not_be() {
+    breaks("is not under way", |target, read, _| target.say_r2t(other(read), 1, 0, 512));
+    breaks("has no data to give", |target, read, _| target.say_r2t(read, 1, 0, 512));
+    breaks("R2T for 33280 bytes", |target, _, write| target.say_r2t(write, 1, 0, WRITE_BYTES as u32 + 512));
+    breaks("R2T for 1024 bytes at 32256", |target, _, write| target.say_r2t(write, 1, 32_256, 1024));
+    breaks("at 4294967295", |target, _, write| target.say_r2t(write, 1, u32::MAX, u32::MAX));
+    breaks("must ask for at least one byte", |target, _, write| target.say_r2t(write, 1, 0, 0));
+    // Two at once, where one was allowed.
+    breaks("a second R2T", |target, _, write| {
+        target.say_r2t(write, 1, 0, 512);
+        target.say_r2t(write, 2, 512, 512);
+    });
+    // The same data again, after it was sent.
+    let UnderWay { mut rig, write, .. } = under_way();
+    rig.target.say_r2t(write.1, 1, 0, 512);
+    assert_eq!(rig.hear().len(), 1);
+    rig.target.say_r2t(write.1, 2, 0, 512);
+    assert!(rig.drive().unwrap_err().to_string().contains("were asked for before"));
+}
+
+#[test]
+fn p14_pdus_that_may_not_come() {
+    let mut out = [0; MAX_HEADER_BYTES];
+    let n = DataPdu { cccid: CommandId(1), ttag: TransferTag(1), datao: 0, datal: 0, end: DataEnd::Last }
+        .encode_h2c(&Framing::default(), &mut out);
+    breaks("cannot be sent to a Host", |target, _, _| target.say_raw(&out[..n]));
+    let sqe = Sqe::new(2, CommandId(1), Nsid(1));
+    let n = CapsuleCmd { sqe, data_bytes: 0 }.encode(&Framing::default(), &mut out);
+    breaks("cannot be sent to a Host", |target, _, _| target.say_raw(&out[..n]));
+    breaks("IcResp PDU came where none may be", |target, _, _| target.say_icresp());
+    breaks("PDU type 0x47", |target, _, _| target.say_raw(b"GET / HTTP/1.1\r\n"));
+    breaks("HLEN is 255", |target, _, _| target.say_raw(&[5, 0, 255, 0, 24, 0, 0, 0]));
+    breaks("PLEN is 4294967295", |target, _, _| target.say_raw(&[5, 0, 24, 0, 255, 255, 255, 255]));
+}
+
+#[test]
+fn p14_a_peer_that_is_no_nvme_target_is_named_so() {
+    for answer in [&b"SSH-2.0-OpenSSH_9.2\r\n"[..], &[0; 200], &[0xFF; 200]] {
+        let mut rig = Rig::new();
+        rig.connect(1 << 20);
+        rig.target.say_raw(answer);
+        let error = rig.drive().unwrap_err();
+        assert!(error.to_string().contains("not an NVMe/TCP target"), "{error}");
+    }
+}
+
+#[test]
+fn the_target_is_told_what_it_did_wrong() {
+    let UnderWay { mut rig, read, .. } = under_way();
+    rig.target.hear();
+    rig.target.say_data(read.1, 4096, &[1; 512], DataEnd::More);
+    rig.drive().unwrap_err();
+    let heard = rig.target.hear();
+    let Some(nvferry_wire::pdu::Pdu::H2cTermReq(term)) = heard.last().map(|one| one.pdu) else { panic!("{heard:?}") };
+    assert_eq!(term.fes, FatalErrorStatus::DataOutOfRange);
+}
+
+#[test]
+fn a_target_that_ends_the_connection_says_why() {
+    let mut out = [0; TERM_REQ_MAX_LEN];
+    let n = TermReq { fes: FatalErrorStatus::PduSequenceError, fei: 0 }.encode(Role::Controller, &[4; 72], &mut out);
+    let error = breaks("PDU Sequence Error", |target, _, _| target.say_raw(&out[..n]));
+    assert!(matches!(error, LinkError::Terminated(_)));
+}
+
+#[test]
+fn p01_a_connection_that_closes_anywhere() {
+    // In the middle of every PDU of a read's answer, at each byte.
+    let mut whole = Vec::new();
+    {
+        let UnderWay { rig, read, .. } = under_way();
+        whole.extend(rig.target.data_pdu(read.1, 0, &vec![3; 10_000], DataEnd::More));
+        whole.extend(rig.target.data_pdu(read.1, 10_000, &vec![3; READ_BYTES - 10_000], DataEnd::Last));
+    }
+    let interesting = (0..200).chain(9_990..10_100).chain(whole.len() - 30..whole.len());
+    for at in interesting {
+        let error = breaks("the target closed the connection", |target, _, _| {
+            target.say_raw(&whole[..at]);
+            target.stream.outgoing().cut(Cut::Close);
+        });
+        assert_eq!(error, LinkError::Closed);
+    }
+    breaks("the connection broke", |target, _, _| target.stream.outgoing().cut(Cut::Reset));
+}
+
+#[test]
+fn p15_success_without_all_data_is_no_success() {
+    let UnderWay { mut rig, read, .. } = under_way();
+    let mut cid = read.1;
+    // Again and again, until the host gives up.
+    for _ in 0..10 {
+        rig.target.say_data(cid, 0, &[1; 512], DataEnd::Last);
+        rig.target.complete(cid, StatusCode::Success);
+        match rig.hear().first() {
+            Some(again) => cid = again.command().unwrap().cid(),
+            None => break,
+        }
+    }
+    rig.assert_ended(read.0, nvferry_engine::TransferState::Failed, "less data than was asked for");
+}
