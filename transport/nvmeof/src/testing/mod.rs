@@ -1,5 +1,6 @@
 //! What tests of this room share.
 
+pub(crate) mod admin;
 pub(crate) mod rig;
 pub(crate) mod scripted;
 

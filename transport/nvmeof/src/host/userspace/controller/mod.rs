@@ -14,6 +14,8 @@
 
 mod scan;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 use super::connect;
 use super::link::{Ended, Flow, Link, LinkError, Payload, ReceiveState, SendState};
