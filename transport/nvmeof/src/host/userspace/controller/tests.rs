@@ -124,7 +124,7 @@ fn a_refused_connect_is_told_in_words() {
 #[test]
 fn p14_a_controller_that_fails_at_any_step_is_given_up() {
     // However many answers come, the connection may end after any of them, or nothing more may come.
-    for answers in 0..14 {
+    for answers in 0.. {
         for silent in [false, true] {
             let mut rig = AdminRig::new();
             rig.connect();
@@ -139,7 +139,8 @@ fn p14_a_controller_that_fails_at_any_step_is_given_up() {
             }
             rig.drive().unwrap();
             if rig.controller.is_live() {
-                break;
+                assert!(answers >= 10, "there is much to ask");
+                return;
             }
             if silent {
                 let error = rig.pass(Duration::from_secs(20)).unwrap_err();
