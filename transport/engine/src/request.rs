@@ -58,6 +58,9 @@ impl<'m> Request<'m> {
     }
 
     /// Writes this range of `memory` into the file at `offset`.
+    ///
+    /// Writes that are under way at once must not overlap. Where they do, bytes of either may be lost, also outside of
+    /// what both write: a block that one writes only in part is read, merged and written back. Neighbours are safe.
     #[must_use]
     pub fn write(memory: &'m Memory, range: Range<usize>, segment: SegmentId, file: FileBufferId, offset: u64) -> Self {
         Self { operation: Operation::Write, source: Source::Memory { memory, range }, segment, file, offset }
