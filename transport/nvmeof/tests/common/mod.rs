@@ -3,6 +3,8 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of this")]
 #![allow(clippy::print_stderr, reason = "seeds of failures")]
 
+pub mod proxy;
+
 use nvferry_engine::{
     Failure, FileBufferDesc, FileBufferId, Operation, RemoteSegment, SegmentDesc, Slice, SliceSink, Transport,
 };

@@ -161,15 +161,22 @@ impl Session {
             Ok(Progress::Connected) => {}
             Err(error) => return self.lost(&error.into(), now),
         }
-        let HostSocket::Connected(stream) = &mut self.socket else { return };
-        if let Err(error) = self.controller.drive(stream, now, std::mem::take(&mut self.readable)) {
-            return self.lost(&error, now);
-        }
-        for event in self.controller.take_events() {
-            match event {
-                ControllerEvent::Ready(association) => self.associated(association),
-                ControllerEvent::Namespaces { namespaces, ticket } => self.scanned(namespaces, ticket, now),
-                ControllerEvent::ShutDown => self.end(),
+        loop {
+            let HostSocket::Connected(stream) = &mut self.socket else { return };
+            if let Err(error) = self.controller.drive(stream, now, std::mem::take(&mut self.readable)) {
+                return self.lost(&error, now);
+            }
+            let events = self.controller.take_events();
+            if events.is_empty() {
+                return;
+            }
+            // What an event leads to may be a command, which the next round sends.
+            for event in events {
+                match event {
+                    ControllerEvent::Ready(association) => self.associated(association),
+                    ControllerEvent::Namespaces { namespaces, ticket } => self.scanned(namespaces, ticket, now),
+                    ControllerEvent::ShutDown => self.end(),
+                }
             }
         }
     }
