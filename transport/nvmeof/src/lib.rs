@@ -22,6 +22,8 @@ pub mod host;
 mod intake;
 mod offer;
 mod remote;
+#[cfg(test)]
+mod remote_tests;
 pub mod status;
 #[cfg(test)]
 mod testing;

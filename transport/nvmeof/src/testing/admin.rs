@@ -46,6 +46,122 @@ pub(crate) struct AdminRig {
     pub(crate) events: Vec<ControllerEvent>,
 }
 
+impl AdminScript {
+    /// A controller with two namespaces that grants two I/O queues.
+    pub(crate) fn new() -> Self {
+        let identify = IdentifyController {
+            sn: "serial".into(),
+            mn: "model".into(),
+            mdts: 5,
+            ioccsz_16bytes: 4 + 512,
+            maxcmd: 128,
+            ..Default::default()
+        };
+        Self {
+            namespaces: [(1, (100, 9)), (2, (200, 12))].into(),
+            changed: Vec::new(),
+            cap: Cap::fabrics(64, 10),
+            identify,
+            queues: 2,
+            looks_until_ready: 0,
+            shut_down: false,
+            waiting_event: None,
+            log: Vec::new(),
+        }
+    }
+
+    /// Answers one PDU as it should be.
+    pub(crate) fn answer<S: Stream>(&mut self, target: &mut ScriptedTarget<S>, heard: &Heard) {
+        if target.open(heard) {
+            return;
+        }
+        let sqe = heard.command().expect("a command");
+        let cid = sqe.cid();
+        match (sqe.opcode(), AdminOpcode::from_u8(sqe.opcode())) {
+            (FABRICS_OPCODE, _) => self.answer_fabrics(target, &sqe),
+            (_, Some(AdminOpcode::Identify)) => {
+                let command = Identify::decode(&sqe).unwrap();
+                self.log.push(format!("identify {:?} {}", command.cns, command.nsid));
+                let data = self.identify(command);
+                target.say_data(cid, 0, &data, DataEnd::LastWithSuccess);
+            }
+            (_, Some(AdminOpcode::SetFeatures)) => {
+                let command = SetFeatures::decode(&sqe);
+                let feature = FeatureId::from_u8(command.fid).unwrap();
+                self.log.push(format!("set {feature:?}"));
+                let result = match feature {
+                    FeatureId::NumberOfQueues => {
+                        assert_eq!(NumberOfQueues::from_dword(command.cdw11).pair_count(), 4);
+                        NumberOfQueues::pairs(self.queues).to_dword()
+                    }
+                    _ => 0,
+                };
+                target.complete_with(Cqe::success(cid, 0, result.into()));
+            }
+            (_, Some(AdminOpcode::GetLogPage)) => {
+                self.log.push("changed namespaces".into());
+                let mut data = [0; IDENTIFY_LEN];
+                let changed: Vec<_> = self.changed.drain(..).map(Nsid).collect();
+                encode_changed_namespaces(&changed, &mut data);
+                target.say_data(cid, 0, &data, DataEnd::LastWithSuccess);
+            }
+            (_, Some(AdminOpcode::AsyncEventRequest)) => {
+                assert!(self.waiting_event.replace(cid).is_none(), "one event request at a time");
+            }
+            (_, Some(AdminOpcode::KeepAlive)) => {
+                self.log.push("keep alive".into());
+                target.complete(cid, StatusCode::Success);
+            }
+            _ => panic!("the host sent {sqe:?}"),
+        }
+    }
+
+    fn answer_fabrics<S: Stream>(&mut self, target: &mut ScriptedTarget<S>, sqe: &Sqe) {
+        let cid = sqe.cid();
+        let result = match FabricsType::of(sqe).unwrap() {
+            FabricsType::PropertyGet => {
+                match Property::from_offset(PropertyGet::decode(sqe).unwrap().offset).unwrap() {
+                    Property::Cap => self.cap.0,
+                    Property::Csts => {
+                        let ready = self.looks_until_ready == 0;
+                        self.looks_until_ready = self.looks_until_ready.saturating_sub(1);
+                        let shst = if self.shut_down { Shst::Complete } else { Shst::Normal };
+                        Csts::new(ready, false, shst).0.into()
+                    }
+                    other => panic!("the host asked for {other:?}"),
+                }
+            }
+            FabricsType::PropertySet => {
+                let cc = Cc(PropertySet::decode(sqe).unwrap().value as u32);
+                assert!(cc.enable());
+                self.shut_down = cc.shn() == Shn::Normal;
+                self.log.push(format!("set CC, {:?}", cc.shn()));
+                0
+            }
+            other => panic!("the host sent {other:?}"),
+        };
+        target.complete_with(Cqe::success(cid, 0, result));
+    }
+
+    fn identify(&self, command: Identify) -> [u8; IDENTIFY_LEN] {
+        let mut data = [0; IDENTIFY_LEN];
+        match command.cns {
+            Cns::Controller => self.identify.encode(&mut data),
+            Cns::ActiveNamespaceList => {
+                let above = self.namespaces.keys().filter(|&&nsid| nsid > command.nsid.0);
+                encode_nsid_list(above.map(|&nsid| Nsid(nsid)), &mut data);
+            }
+            Cns::Namespace => {
+                if let Some(&(blocks, lbads)) = self.namespaces.get(&command.nsid.0) {
+                    IdentifyNamespace::with_blocks(blocks, lbads).encode(&mut data);
+                }
+            }
+            other => panic!("the host asked for {other:?}"),
+        }
+        data
+    }
+}
+
 impl AdminRig {
     pub(crate) fn new() -> Self {
         let settings = HostSettings {
@@ -58,27 +174,15 @@ impl AdminRig {
         let now = Instant::now();
         let mut controller = Controller::new(settings, Nqn::new("nqn.2016-06.io.mc:target").unwrap(), 4, now);
         controller.distrust_short_receives();
-        let identify = IdentifyController {
-            sn: "serial".into(),
-            mn: "model".into(),
-            mdts: 5,
-            ioccsz_16bytes: 4 + 512,
-            maxcmd: 128,
-            ..Default::default()
-        };
-        let script = AdminScript {
-            namespaces: [(1, (100, 9)), (2, (200, 12))].into(),
-            changed: Vec::new(),
-            cap: Cap::fabrics(64, 10),
-            identify,
-            queues: 2,
-            looks_until_ready: 0,
-            shut_down: false,
-            waiting_event: None,
-            log: Vec::new(),
-        };
         let (_, other) = memory_pair(1);
-        Self { controller, stream: None, target: ScriptedTarget::new(other), script, now, events: Vec::new() }
+        Self {
+            controller,
+            stream: None,
+            target: ScriptedTarget::new(other),
+            script: AdminScript::new(),
+            now,
+            events: Vec::new(),
+        }
     }
 
     pub(crate) fn connect(&mut self) {
@@ -144,93 +248,7 @@ impl AdminRig {
 
     /// Answers one PDU as it should be.
     pub(crate) fn answer(&mut self, heard: &Heard) {
-        if self.target.open(heard) {
-            return;
-        }
-        let sqe = heard.command().expect("a command");
-        let cid = sqe.cid();
-        match (sqe.opcode(), AdminOpcode::from_u8(sqe.opcode())) {
-            (FABRICS_OPCODE, _) => self.answer_fabrics(&sqe),
-            (_, Some(AdminOpcode::Identify)) => {
-                let command = Identify::decode(&sqe).unwrap();
-                self.log(format!("identify {:?} {}", command.cns, command.nsid));
-                let data = self.identify(command);
-                self.target.say_data(cid, 0, &data, DataEnd::LastWithSuccess);
-            }
-            (_, Some(AdminOpcode::SetFeatures)) => {
-                let command = SetFeatures::decode(&sqe);
-                let feature = FeatureId::from_u8(command.fid).unwrap();
-                self.log(format!("set {feature:?}"));
-                let result = match feature {
-                    FeatureId::NumberOfQueues => {
-                        assert_eq!(NumberOfQueues::from_dword(command.cdw11).pair_count(), 4);
-                        NumberOfQueues::pairs(self.script.queues).to_dword()
-                    }
-                    _ => 0,
-                };
-                self.target.complete_with(Cqe::success(cid, 0, result.into()));
-            }
-            (_, Some(AdminOpcode::GetLogPage)) => {
-                self.log("changed namespaces".into());
-                let mut data = [0; IDENTIFY_LEN];
-                let changed: Vec<_> = self.script.changed.drain(..).map(Nsid).collect();
-                encode_changed_namespaces(&changed, &mut data);
-                self.target.say_data(cid, 0, &data, DataEnd::LastWithSuccess);
-            }
-            (_, Some(AdminOpcode::AsyncEventRequest)) => {
-                assert!(self.script.waiting_event.replace(cid).is_none(), "one event request at a time");
-            }
-            (_, Some(AdminOpcode::KeepAlive)) => {
-                self.log("keep alive".into());
-                self.target.complete(cid, StatusCode::Success);
-            }
-            _ => panic!("the host sent {sqe:?}"),
-        }
-    }
-
-    fn answer_fabrics(&mut self, sqe: &Sqe) {
-        let cid = sqe.cid();
-        let result = match FabricsType::of(sqe).unwrap() {
-            FabricsType::PropertyGet => {
-                match Property::from_offset(PropertyGet::decode(sqe).unwrap().offset).unwrap() {
-                    Property::Cap => self.script.cap.0,
-                    Property::Csts => {
-                        let ready = self.script.looks_until_ready == 0;
-                        self.script.looks_until_ready = self.script.looks_until_ready.saturating_sub(1);
-                        let shst = if self.script.shut_down { Shst::Complete } else { Shst::Normal };
-                        Csts::new(ready, false, shst).0.into()
-                    }
-                    other => panic!("the host asked for {other:?}"),
-                }
-            }
-            FabricsType::PropertySet => {
-                let cc = Cc(PropertySet::decode(sqe).unwrap().value as u32);
-                assert!(cc.enable());
-                self.script.shut_down = cc.shn() == Shn::Normal;
-                self.log(format!("set CC, {:?}", cc.shn()));
-                0
-            }
-            other => panic!("the host sent {other:?}"),
-        };
-        self.target.complete_with(Cqe::success(cid, 0, result));
-    }
-
-    fn identify(&self, command: Identify) -> [u8; IDENTIFY_LEN] {
-        let mut data = [0; IDENTIFY_LEN];
-        match command.cns {
-            Cns::Controller => self.script.identify.encode(&mut data),
-            Cns::ActiveNamespaceList => {
-                let above = self.script.namespaces.keys().filter(|&&nsid| nsid > command.nsid.0);
-                encode_nsid_list(above.map(|&nsid| Nsid(nsid)), &mut data);
-            }
-            Cns::Namespace => {
-                if let Some(&(blocks, lbads)) = self.script.namespaces.get(&command.nsid.0) {
-                    IdentifyNamespace::with_blocks(blocks, lbads).encode(&mut data);
-                }
-            }
-            other => panic!("the host asked for {other:?}"),
-        }
-        data
+        self.script.answer(&mut self.target, heard);
     }
 
     /// Tells the host that namespaces have changed.
@@ -250,9 +268,5 @@ impl AdminRig {
             _ => None,
         });
         last.expect("namespaces were told of")
-    }
-
-    fn log(&mut self, what: String) {
-        self.script.log.push(what);
     }
 }

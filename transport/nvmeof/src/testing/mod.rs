@@ -3,6 +3,7 @@
 pub(crate) mod admin;
 pub(crate) mod rig;
 pub(crate) mod scripted;
+pub(crate) mod socket;
 
 use nvferry_engine::{Failure, SliceSink};
 use std::sync::{Arc, Mutex};

@@ -39,8 +39,8 @@ impl Heard {
 }
 
 /// A target on one connection.
-pub(crate) struct ScriptedTarget {
-    pub(crate) stream: MemoryStream,
+pub(crate) struct ScriptedTarget<S = MemoryStream> {
+    pub(crate) stream: S,
     bytes: Vec<u8>,
     rules: PduRules,
     framing: Framing,
@@ -49,10 +49,12 @@ pub(crate) struct ScriptedTarget {
     pub(crate) grants: IcResp,
     /// Writes whose data it waits for.
     writes: HashMap<CommandId, Sqe>,
+    /// The host sends no more.
+    pub(crate) ended: bool,
 }
 
-impl ScriptedTarget {
-    pub(crate) fn new(stream: MemoryStream) -> Self {
+impl<S: Stream> ScriptedTarget<S> {
+    pub(crate) fn new(stream: S) -> Self {
         let grants = IcResp { pfv: PFV_1_0, cpda: DataAlignment::NONE, digests: Digests::NONE, maxh2cdata: 1 << 20 };
         Self {
             stream,
@@ -62,6 +64,7 @@ impl ScriptedTarget {
             vecs: IoVecs::new(),
             grants,
             writes: HashMap::new(),
+            ended: false,
         }
     }
 
@@ -72,7 +75,11 @@ impl ScriptedTarget {
             let mut list = self.vecs.scatter();
             list.push(&mut chunk);
             match self.stream.recv(&mut list) {
-                Ok(0) | Err(_) => break,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                Ok(0) | Err(_) => {
+                    self.ended = true;
+                    break;
+                }
                 Ok(n) => self.bytes.extend_from_slice(&chunk[..n]),
             }
         }
@@ -111,14 +118,19 @@ impl ScriptedTarget {
         Some(Heard { pdu: Pdu::decode(&common, &pdu).expect("the host's PDU is right"), data })
     }
 
-    /// Sends bytes as they are.
+    /// Sends bytes as they are. Panics if the host leaves too many unread.
     pub(crate) fn say_raw(&mut self, bytes: &[u8]) {
-        let mut at = 0;
+        let (mut at, mut refused) = (0, 0);
         while at < bytes.len() {
             let mut list = self.vecs.gather();
             list.push(&bytes[at..]);
             match self.stream.send(&list) {
                 Ok(n) => at += n,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    refused += 1;
+                    assert!(refused < 1_000_000, "the host does not receive");
+                    std::thread::yield_now();
+                }
                 Err(_) => return,
             }
         }
