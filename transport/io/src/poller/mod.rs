@@ -55,6 +55,9 @@ pub struct Event {
     pub writable: bool,
     /// Both directions have ended.
     pub closed: bool,
+    /// The peer sends no more, or the connection failed: who reads under [`Trigger::Edge`] must go on to the end of
+    /// the stream, for no other event tells of it.
+    pub ending: bool,
 }
 
 /// Room for the events of one wait, kept over calls.
@@ -98,6 +101,7 @@ impl Events {
                 readable: flags.intersects(failed | EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP),
                 writable: flags.intersects(failed | EpollFlags::EPOLLOUT),
                 closed: flags.intersects(failed),
+                ending: flags.intersects(failed | EpollFlags::EPOLLRDHUP),
             }
         })
     }

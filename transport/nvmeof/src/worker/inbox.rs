@@ -4,7 +4,7 @@ use crate::attachment::{Attachment, AttachmentId, Latch};
 use crate::host::local::LocalFiles;
 use crate::host::namespaces::NamespaceTable;
 use crate::host::userspace::queue_pair::QueueParams;
-use nvferry_engine::Slice;
+use nvferry_engine::{Failure, Slice};
 use nvferry_io::poller::Waker;
 use parking_lot::Mutex;
 use std::net::SocketAddr;
@@ -31,8 +31,20 @@ pub(crate) enum Order {
     Forward { id: AttachmentId, to: usize },
     /// Let what is under way end, by the deadline, and forget the target.
     Close { id: AttachmentId, deadline: Instant, done: Arc<Latch> },
-    /// End, once all targets are closed.
+    /// End; what is left ends, too.
     Stop,
+}
+
+/// Why slices end that no worker takes any more.
+const ENDED: &str = "the transport has been uninstalled";
+
+impl Order {
+    /// Nobody obeys it any more. Whoever waits for that is told.
+    fn refuse(self) {
+        if let Self::Close { done, .. } = self {
+            done.count_down();
+        }
+    }
 }
 
 /// What has been handed over and not been taken yet.
@@ -40,6 +52,8 @@ pub(crate) enum Order {
 pub(super) struct Mail {
     pub(super) orders: Vec<Order>,
     pub(super) slices: Vec<(AttachmentId, Slice)>,
+    /// The worker has ended: nobody takes anything any more.
+    closed: bool,
 }
 
 /// One worker's inbox. How much it holds is bounded by the engine's permits.
@@ -59,13 +73,23 @@ impl Inbox {
     }
 
     pub(crate) fn order(&self, order: Order) {
-        self.mail.lock().orders.push(order);
+        let mut mail = self.mail.lock();
+        if mail.closed {
+            drop(mail);
+            return order.refuse();
+        }
+        mail.orders.push(order);
+        drop(mail);
         self.ring();
     }
 
     /// Puts slices in: one lock and at most one wake-up for all of them.
     pub(crate) fn put(&self, id: AttachmentId, slices: impl Iterator<Item = Slice>) {
         let mut mail = self.mail.lock();
+        if mail.closed {
+            drop(mail);
+            return slices.for_each(|slice| slice.fail(Failure::canceled(ENDED)));
+        }
         let before = mail.slices.len();
         mail.slices.extend(slices.map(|slice| (id, slice)));
         let count = mail.slices.len() - before;
@@ -89,6 +113,16 @@ impl Inbox {
         if self.has_mail.swap(false, Ordering::Acquire) {
             std::mem::swap(&mut *self.mail.lock(), mail);
         }
+    }
+
+    /// The worker ends: what it has not taken ends, and what comes later does at once.
+    pub(super) fn close(&self) {
+        let mut mail = self.mail.lock();
+        mail.closed = true;
+        let (orders, slices) = (std::mem::take(&mut mail.orders), std::mem::take(&mut mail.slices));
+        drop(mail);
+        orders.into_iter().for_each(Order::refuse);
+        slices.into_iter().for_each(|(_, slice)| slice.fail(Failure::canceled(ENDED)));
     }
 
     /// Slices that the worker has, about.

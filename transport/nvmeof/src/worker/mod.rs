@@ -108,7 +108,7 @@ impl WorkerPool {
         self.inboxes.iter().for_each(|inbox| inbox.order(order()));
     }
 
-    /// Ends the workers. Targets must have been closed, for a worker ends once it has none.
+    /// Ends the workers. Slices of targets that have not been closed before end as given up.
     pub(crate) fn stop(&self) {
         self.order_all(|| Order::Stop);
         let here = std::thread::current().id();

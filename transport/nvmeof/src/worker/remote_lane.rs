@@ -7,6 +7,7 @@ use crate::host::userspace::control::ControlMessage;
 use crate::host::userspace::queue_pair::{QueuePair, QueueParams};
 use crate::host::userspace::socket::{HostSocket, Progress};
 use nvferry_engine::{Failure, Slice};
+use nvferry_io::poller::Event;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +17,6 @@ pub(super) struct RemoteLane {
     attachment: Arc<Attachment>,
     pub(super) queue: QueuePair,
     socket: HostSocket,
-    readable: bool,
     /// The control thread knows that a connection is wanted.
     asked: bool,
 }
@@ -25,7 +25,7 @@ impl RemoteLane {
     pub(super) fn new(attachment: Arc<Attachment>, context: &Context) -> Self {
         let table = attachment.with_view(|view| Arc::clone(&view.table));
         let queue = QueuePair::new(table, context.pool.clone());
-        Self { attachment, queue, socket: HostSocket::Closed, readable: false, asked: false }
+        Self { attachment, queue, socket: HostSocket::default(), asked: false }
     }
 
     /// Makes the I/O queue.
@@ -50,13 +50,13 @@ impl RemoteLane {
         if !self.queue.is_down() {
             self.queue.lost(LinkError::GivenUp(why.to_owned().into()), None, &mut context.scratch, now);
         }
-        self.socket = HostSocket::Closed;
+        self.socket.close();
         self.asked = false;
     }
 
     /// The socket says that there is something to do.
-    pub(super) fn event(&mut self, readable: bool) {
-        self.readable |= readable;
+    pub(super) fn event(&mut self, event: &Event) {
+        self.socket.event(event);
     }
 
     /// Does what can be done; tells whether there may be more at once.
@@ -75,19 +75,18 @@ impl RemoteLane {
     }
 
     fn drive_connected(&mut self, context: &mut Context, now: Instant) -> bool {
-        let HostSocket::Connected(stream) = &mut self.socket else { return false };
+        let readable = self.socket.take_readable();
+        let Some(stream) = self.socket.stream() else { return false };
         let was_ready = self.queue.is_ready();
-        let readable = std::mem::take(&mut self.readable);
         match self.queue.drive(stream, &mut context.scratch, now, readable) {
             Ok(driven) => {
-                self.readable = driven.more;
                 if !was_ready && self.queue.is_ready() {
                     context.control.send(ControlMessage::QueueUp { id: self.attachment.id, worker: context.worker });
                 }
-                driven.more
+                readable && self.socket.received(driven.more)
             }
             Err(error) => {
-                self.socket = HostSocket::Closed;
+                self.socket.close();
                 self.report_loss(error, context);
                 false
             }
@@ -102,17 +101,13 @@ impl RemoteLane {
     }
 
     fn lost(&mut self, error: LinkError, context: &mut Context, now: Instant) {
-        let stream = match &mut self.socket {
-            HostSocket::Connected(stream) => Some(stream as &mut dyn nvferry_io::Stream),
-            HostSocket::Closed | HostSocket::Connecting(_) => None,
-        };
+        let stream = self.socket.stream().map(|stream| stream as &mut dyn nvferry_io::Stream);
         self.queue.lost(error.clone(), stream, &mut context.scratch, now);
-        self.socket = HostSocket::Closed;
+        self.socket.close();
         self.report_loss(error, context);
     }
 
     fn report_loss(&mut self, error: LinkError, context: &mut Context) {
-        self.readable = false;
         context.control.send(ControlMessage::QueueLost { id: self.attachment.id, worker: context.worker, error });
         self.asked = false;
         self.ask_if_wanted(context);
@@ -127,14 +122,14 @@ impl RemoteLane {
 
     /// Takes all slices, to be moved by another worker.
     pub(super) fn evict(&mut self, context: &mut Context, now: Instant) -> Vec<Slice> {
-        self.socket = HostSocket::Closed;
+        self.socket.close();
         self.asked = false;
         self.queue.evict(&mut context.scratch, now)
     }
 
     /// Ends everything.
     pub(super) fn close(&mut self, context: &mut Context, now: Instant, why: impl Fn() -> Failure) {
-        self.socket = HostSocket::Closed;
+        self.socket.close();
         self.queue.close(&mut context.scratch, now, why);
     }
 }

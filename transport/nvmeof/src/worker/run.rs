@@ -142,7 +142,10 @@ impl Worker {
             self.drive_dirty(now);
             self.context.local.flush();
             self.report_load();
-            if self.stopping && self.lanes.is_empty() {
+            if self.stopping {
+                self.inbox.close();
+                let left: Vec<_> = self.lanes.keys().copied().collect();
+                left.into_iter().for_each(|id| self.forget(id, now));
                 return;
             }
             self.wait(now);
@@ -376,7 +379,7 @@ impl Worker {
             let id = id_of(event.token);
             if let Some(lane) = self.lanes.get_mut(&id) {
                 if let Device::Remote(remote) = &mut lane.device {
-                    remote.event(event.readable);
+                    remote.event(&event);
                 }
                 mark(&mut self.dirty, id, lane);
             }

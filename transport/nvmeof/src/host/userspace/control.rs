@@ -155,7 +155,7 @@ impl ControlLoop {
                     if let Some(session) = self.sessions.get_mut(&AttachmentId(event.token as u32))
                         && event.token != WAKE_TOKEN
                     {
-                        session.ready(event.readable);
+                        session.ready(&event);
                     }
                 }
             }

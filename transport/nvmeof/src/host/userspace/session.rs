@@ -16,7 +16,7 @@ use crate::worker::{Order, WeakPool};
 use nvferry_engine::EngineError;
 use nvferry_engine::error::ErrorKind;
 use nvferry_io::Stream;
-use nvferry_io::poller::Poller;
+use nvferry_io::poller::{Event, Poller};
 use nvferry_wire::{QueueId, StatusCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -63,7 +63,6 @@ pub(super) struct Session {
     pool: WeakPool,
     controller: Controller,
     socket: HostSocket,
-    readable: bool,
     association: Option<Association>,
     /// The next list of namespaces is the first of its association.
     first_scan: bool,
@@ -91,8 +90,7 @@ impl Session {
             settings,
             pool,
             controller,
-            socket: HostSocket::Closed,
-            readable: false,
+            socket: HostSocket::default(),
             association: None,
             first_scan: true,
             failures: 0,
@@ -118,8 +116,8 @@ impl Session {
     }
 
     /// The socket says that there is something to do; [`Self::tick`] does it.
-    pub(super) fn ready(&mut self, readable: bool) {
-        self.readable |= readable;
+    pub(super) fn ready(&mut self, event: &Event) {
+        self.socket.event(event);
     }
 
     /// Does all that is due.
@@ -162,12 +160,14 @@ impl Session {
             Err(error) => return self.lost(&error.into(), now),
         }
         loop {
-            let HostSocket::Connected(stream) = &mut self.socket else { return };
-            if let Err(error) = self.controller.drive(stream, now, std::mem::take(&mut self.readable)) {
+            let readable = self.socket.take_readable();
+            let Some(stream) = self.socket.stream() else { return };
+            if let Err(error) = self.controller.drive(stream, now, readable) {
                 return self.lost(&error, now);
             }
+            let again = readable && self.socket.received(false);
             let events = self.controller.take_events();
-            if events.is_empty() {
+            if events.is_empty() && !again {
                 return;
             }
             // What an event leads to may be a command, which the next round sends.
@@ -255,13 +255,9 @@ impl Session {
 
     /// The association is no more, or could not be made.
     fn lost(&mut self, error: &LinkError, now: Instant) {
-        let stream = match &mut self.socket {
-            HostSocket::Connected(stream) => Some(stream as &mut dyn Stream),
-            HostSocket::Closed | HostSocket::Connecting(_) => None,
-        };
+        let stream = self.socket.stream().map(|stream| stream as &mut dyn Stream);
         self.controller.lost(error, stream);
-        self.socket = HostSocket::Closed;
-        self.readable = false;
+        self.socket.close();
         let was_associated = self.association.take().is_some();
         if was_associated {
             let (id, why): (_, Arc<str>) = (self.attachment.id, error.to_string().into());
@@ -397,7 +393,7 @@ impl Session {
     fn end(&mut self) {
         if let Life::Closing { done, .. } = std::mem::replace(&mut self.life, Life::Over) {
             self.controller.lost(&LinkError::GivenUp("the target was let go of".into()), None);
-            self.socket = HostSocket::Closed;
+            self.socket.close();
             self.association = None;
             self.attachment.set_state(ConnectionState::Closed);
             tracing::info!(target: "nvferry::host", peer = %self.attachment.target, "disconnected");
