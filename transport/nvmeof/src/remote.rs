@@ -1,7 +1,7 @@
 //! Another engine's segment: cuts slices where its device needs it, and chooses the workers.
 
 use crate::attachment::{Attachment, Latch};
-use crate::config::HostSettings;
+use crate::config::{HostSettings, MAX_WORKERS};
 use crate::host::local::LocalFiles;
 use crate::host::userspace::control::{ControlHandle, ControlMessage, Destination};
 use crate::host::userspace::session::worker_of;
@@ -11,7 +11,6 @@ use crate::worker::{Order, WorkerPool};
 use nvferry_engine::error::ErrorKind;
 use nvferry_engine::{EngineError, Failure, FileBufferId, FileLimits, Operation, RemoteSegment, SegmentDesc, Slice};
 use parking_lot::Mutex;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Instant;
@@ -103,11 +102,12 @@ impl Remote {
         }
         let bytes: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
         let per_worker = slices_per_worker(bytes, slices.len() as u64);
-        let shares = shares(slices.len(), per_worker, (0..queues).map(|rank| self.load(rank)));
+        let counts = shares(slices.len(), per_worker, queues, |rank| self.load(rank));
         // From the end, so that nothing moves up.
-        for (rank, share) in shares.into_iter().enumerate().rev() {
-            if !share.is_empty() {
-                self.put(rank, slices.drain(share));
+        for rank in (0..queues).rev() {
+            let start = slices.len() - counts[rank];
+            if counts[rank] > 0 {
+                self.put(rank, slices.drain(start..));
             }
         }
     }
@@ -209,7 +209,7 @@ impl RemoteSegment for Remote {
             }
             return;
         }
-        let queues = self.attachment.with_view(|view| view.queues).clamp(1, self.pool.len());
+        let queues = self.attachment.with_view(|view| view.queues).clamp(1, self.pool.len().min(MAX_WORKERS));
         self.cut_edges(slices, queues);
         if !slices.is_empty() {
             self.spread(slices, queues);
@@ -254,27 +254,23 @@ fn slices_per_worker(bytes: u64, slices: u64) -> usize {
     (BYTES_PER_WORKER / average).clamp(1, SLICES_PER_WORKER) as usize
 }
 
-/// Which slices each worker gets, given what each has: up to `per_worker` in their order, and what is beyond that in
-/// equal parts.
-fn shares(count: usize, per_worker: usize, loads: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
-    let mut counts: Vec<usize> = Vec::new();
+/// How many of `count` slices each of `workers` gets, given what each has: up to `per_worker` of the first ones that
+/// have less, and equal parts of what is beyond that.
+fn shares(count: usize, per_worker: usize, workers: usize, load: impl Fn(usize) -> usize) -> [usize; MAX_WORKERS] {
+    let mut counts = [0; MAX_WORKERS];
+    let workers = workers.clamp(1, MAX_WORKERS);
     let mut left = count;
-    for load in loads {
-        let share = per_worker.saturating_sub(load).min(left);
-        counts.push(share);
-        left -= share;
+    for (rank, share) in counts[..workers].iter_mut().enumerate() {
+        if left == 0 {
+            break;
+        }
+        *share = per_worker.saturating_sub(load(rank)).min(left);
+        left -= *share;
     }
-    let workers = counts.len().max(1);
-    for (rank, share) in counts.iter_mut().enumerate() {
+    for (rank, share) in counts[..workers].iter_mut().enumerate() {
         *share += left / workers + usize::from(rank < left % workers);
     }
-    let mut at = 0;
-    let range = |share| {
-        let start = at;
-        at += share;
-        start..at
-    };
-    counts.into_iter().map(range).collect()
+    counts
 }
 
 /// The worker that locks a block.
@@ -288,11 +284,9 @@ mod tests {
     use super::*;
 
     fn counts(count: usize, per_worker: usize, loads: &[usize]) -> Vec<usize> {
-        let shares = shares(count, per_worker, loads.iter().copied());
-        assert_eq!(shares.first().map(|share| share.start), Some(0));
-        assert_eq!(shares.last().map(|share| share.end), Some(count), "nothing is lost");
-        assert!(shares.windows(2).all(|pair| pair[0].end == pair[1].start));
-        shares.iter().map(Range::len).collect()
+        let counts = shares(count, per_worker, loads.len(), |rank| loads[rank]);
+        assert_eq!(counts.iter().sum::<usize>(), count, "nothing is lost");
+        counts[..loads.len()].to_vec()
     }
 
     #[test]

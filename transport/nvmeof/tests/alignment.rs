@@ -6,7 +6,8 @@ mod common;
 
 use common::{Host, Node, Random, Transfer, make_file, pattern, temp_dir};
 use nvferry_engine::FileBufferId;
-use nvferry_io::RegisteredMemory;
+use nvferry_io::file::{FileError, FileOptions};
+use nvferry_io::{IoFile, RegisteredMemory};
 use nvferry_nvmeof::{HostDriver, NvmeofOptions};
 use nvferry_wire::pdu::Digests;
 use std::path::PathBuf;
@@ -26,7 +27,10 @@ struct Bench {
 
 impl Bench {
     fn new(options: NvmeofOptions, len: usize) -> Self {
-        let dir = temp_dir();
+        Self::on(temp_dir(), options, len)
+    }
+
+    fn on(dir: tempfile::TempDir, options: NvmeofOptions, len: usize) -> Self {
         let model = pattern(len, 7);
         let path = make_file(dir.path(), "a", &model);
         let node = Node::serving("node", &[&path]);
@@ -83,7 +87,10 @@ const LENGTHS: &[usize] = &[
 const OFFSETS: &[usize] = &[0, 1, 511, 512, 513, 4095, 4096, 65535, 65536, 1 << 20];
 
 fn any_address_offset_and_length_works(options: NvmeofOptions) {
-    let mut bench = Bench::new(options, FILE_BYTES);
+    any_address_offset_and_length_works_on(Bench::new(options, FILE_BYTES));
+}
+
+fn any_address_offset_and_length_works_on(mut bench: Bench) {
     let mut random = Random::new();
     for &len in LENGTHS {
         for &offset in OFFSETS {
@@ -124,6 +131,24 @@ fn p04_any_address_offset_and_length_works_on_local_files() {
 #[test]
 fn p04_any_address_offset_and_length_works_on_local_files_through_the_page_cache() {
     any_address_offset_and_length_works(NvmeofOptions::new().workers(2).host_driver(HostDriver::Local).direct(false));
+}
+
+/// Whatever the temporary directory is on: usually a disk, which has an alignment, as memory has not.
+#[test]
+fn p04_any_address_offset_and_length_works_on_a_disk() {
+    for driver in [HostDriver::Userspace, HostDriver::Local] {
+        let dir = tempfile::tempdir().unwrap();
+        let probe = make_file(dir.path(), "probe", &[0; 8192]);
+        if let Err(FileError::DirectUnsupported { .. }) = IoFile::open(&probe, FileOptions::default()) {
+            eprintln!("skipped: the temporary directory's file system has no Direct I/O");
+            return;
+        }
+        let mut bench = Bench::on(dir, NvmeofOptions::new().workers(2).host_driver(driver), FILE_BYTES - 700);
+        bench.write(FILE_BYTES - 800, 100, 1, 1);
+        bench.check_file();
+        let dir = tempfile::tempdir().unwrap();
+        any_address_offset_and_length_works_on(Bench::on(dir, NvmeofOptions::new().host_driver(driver), FILE_BYTES));
+    }
 }
 
 /// A file whose size is no multiple of anything: its last block is only partly backed.

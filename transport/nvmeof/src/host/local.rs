@@ -14,7 +14,7 @@ use crate::status::Counters;
 use crate::worker::LocalIo;
 use nvferry_engine::error::ErrorKind;
 use nvferry_engine::{EngineError, Failure, FileBufferDesc, FileBufferId, Operation, SegmentDesc, Slice};
-use nvferry_io::file::{FileError, FileOptions};
+use nvferry_io::file::FileOptions;
 use nvferry_io::{BufferPool, IoBuf, IoCompletion, IoFile, IoKind, IoRequest};
 use nvferry_wire::Nsid;
 use std::collections::HashMap;
@@ -76,12 +76,7 @@ impl LocalFiles {
 impl LocalFile {
     fn open(desc: &FileBufferDesc, direct: bool) -> Result<Self, String> {
         let open = |direct| IoFile::open(&desc.path, FileOptions { direct, write: true });
-        let file = match open(direct) {
-            // As the target does: a file system without Direct I/O is used through the page cache.
-            Err(FileError::DirectUnsupported { .. }) => open(false),
-            other => other,
-        };
-        let file = file.map_err(|error| error.to_string())?;
+        let file = open(direct).map_err(|error| error.to_string())?;
         let has = file.size_bytes().map_err(|error| error.to_string())?;
         if has < desc.size {
             return Err(format!("{} has {has} bytes, not the {} that are described", desc.path, desc.size));

@@ -71,13 +71,12 @@ impl LocalIo {
         !self.ended.is_empty() || !self.refused.is_empty()
     }
 
-    /// What has ended.
-    pub(super) fn reap(&mut self) -> Vec<IoCompletion> {
-        let mut ended = std::mem::take(&mut self.ended);
+    /// Appends what has ended.
+    pub(super) fn reap(&mut self, into: &mut Vec<IoCompletion>) {
+        into.append(&mut self.ended);
         if let Some(engine) = &mut self.engine {
-            engine.reap(&mut ended);
+            engine.reap(into);
         }
-        ended.extend(self.refused.drain(..));
-        ended
+        into.extend(self.refused.drain(..));
     }
 }

@@ -10,8 +10,8 @@ use crate::host::local::LocalDevice;
 use crate::host::userspace::control::ControlHandle;
 use crate::host::userspace::queue_pair::Scratch;
 use nvferry_engine::{Failure, Slice};
-use nvferry_io::BufferPool;
 use nvferry_io::poller::{Events, Poller, Sleeper};
+use nvferry_io::{BufferPool, IoCompletion};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -96,6 +96,8 @@ pub(super) struct Worker {
     sleeper: Sleeper,
     events: Events,
     mail: Mail,
+    /// Scratch: ended operations on local files.
+    completions: Vec<IoCompletion>,
     lanes: HashMap<AttachmentId, Lane>,
     /// Targets that have something to do.
     dirty: Vec<AttachmentId>,
@@ -122,6 +124,7 @@ impl Worker {
             sleeper,
             events: Events::with_capacity(256),
             mail: Mail::default(),
+            completions: Vec::new(),
             lanes: HashMap::new(),
             dirty: Vec::new(),
             driving: Vec::new(),
@@ -313,11 +316,11 @@ impl Worker {
 
     /// Hands what local files' operations gave back to their targets.
     fn reap_local(&mut self, now: Instant) {
-        let ended = self.context.local.reap();
-        if ended.is_empty() {
+        self.context.local.reap(&mut self.completions);
+        if self.completions.is_empty() {
             return;
         }
-        for completion in ended {
+        for completion in self.completions.drain(..) {
             // An operation whose target is forgotten only gives its memory back.
             if let Some(lane) = self.lanes.get_mut(&LocalDevice::owner(&completion))
                 && let Device::Local(device) = &mut lane.device
