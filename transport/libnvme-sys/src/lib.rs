@@ -1,0 +1,1 @@
+//! Bindings to libnvme, which drives the kernel's NVMe host.

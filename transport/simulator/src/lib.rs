@@ -1,0 +1,1 @@
+//! Host and target in one thread, under a seeded scheduler with virtual time.
