@@ -63,4 +63,4 @@ pub use request::{Request, Source};
 pub use segment::{FileBufferDesc, SegmentDesc};
 pub use slice::{Failure, Slice, SliceSink};
 pub use transfer_error::{TransferError, WaitError};
-pub use transport::{FileLimits, RemoteSegment, Transport, TransportContext, TransportFactory};
+pub use transport::{FileLimits, RemoteSegment, Transport, TransportContext, TransportFactory, Waiting};

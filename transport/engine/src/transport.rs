@@ -6,6 +6,7 @@ use crate::segment::{FileBufferDesc, SegmentDesc};
 use crate::slice::Slice;
 use std::path::Path;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Instant;
 
 /// What the engine tells a transport when it is installed.
@@ -73,6 +74,15 @@ pub struct FileLimits {
     pub block_bytes: u32,
 }
 
+/// What a thread waits for.
+pub trait Waiting {
+    /// Whether the wait is over.
+    fn is_over(&self) -> bool;
+
+    /// Has `waker` called when it is. `false` when it is already.
+    fn wake_by(&self, waker: &Waker) -> bool;
+}
+
 /// Another engine's segment, reached through a transport.
 pub trait RemoteSegment: Send + Sync {
     /// What a file allows; `None` when the target does not have it (yet). Asked for nearly every request: it must be
@@ -90,6 +100,13 @@ pub trait RemoteSegment: Send + Sync {
     /// Slices may be ended on any thread, also before this returns. Ending one calls nothing of the transport; it may
     /// call the waker of a task that awaits the batch. Those left in the list end as failed.
     fn submit(&self, slices: &mut Vec<Slice>);
+
+    /// Moves what is under way on the calling thread, which waits for it, until that wait is over, or `until`. `false`
+    /// when the transport does not want that: its own threads do it, and the caller sleeps.
+    fn help(&self, waiting: &dyn Waiting, until: Instant) -> bool {
+        let _ = (waiting, until);
+        false
+    }
 
     /// Where the segment is reached, for people, such as a transport id. Asked after `attach` and `update` only.
     fn target(&self) -> String {

@@ -7,9 +7,11 @@ use crate::host::userspace::control::{ControlHandle, ControlMessage, Destination
 use crate::host::userspace::session::worker_of;
 use crate::intake::split::{CutRules, cut};
 use crate::trid;
-use crate::worker::{Order, WorkerPool};
+use crate::worker::{Order, Seat, WorkerPool, current_thread};
 use nvferry_engine::error::ErrorKind;
-use nvferry_engine::{EngineError, Failure, FileBufferId, FileLimits, Operation, RemoteSegment, SegmentDesc, Slice};
+use nvferry_engine::{
+    EngineError, Failure, FileBufferId, FileLimits, Operation, RemoteSegment, SegmentDesc, Slice, Waiting,
+};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -84,30 +86,39 @@ impl Remote {
 
     /// Hands a run of slices to a worker.
     fn put(&self, rank: usize, slices: impl Iterator<Item = Slice>) {
-        let worker = worker_of(rank, self.attachment.id.0, self.pool.len());
-        if let Some(inbox) = self.pool.inbox(worker) {
-            inbox.put(self.attachment.id, slices);
+        if let Some(seat) = self.seat(rank) {
+            seat.put(self.attachment.id, slices);
         }
     }
 
     fn load(&self, rank: usize) -> usize {
-        let worker = worker_of(rank, self.attachment.id.0, self.pool.len());
-        self.pool.inbox(worker).map_or(0, crate::worker::Inbox::load)
+        self.seat(rank).map_or(0, Seat::load)
     }
 
-    /// Spreads slices over `queues` workers.
+    fn seat(&self, rank: usize) -> Option<&Seat> {
+        self.pool.seat(worker_of(rank, self.attachment.id.0, self.pool.len()))
+    }
+
+    /// Workers that have a way to the target.
+    fn queues(&self) -> usize {
+        self.attachment.with_view(|view| view.queues).clamp(1, self.pool.len().min(MAX_WORKERS))
+    }
+
+    /// Spreads slices over `queues` workers. Each thread begins with another worker, so that threads that work side by
+    /// side meet as late as possible.
     fn spread(&self, slices: &mut Vec<Slice>, queues: usize) {
         if queues == 1 {
             return self.put(0, slices.drain(..));
         }
+        let first = current_thread();
+        let rank_of = |i: usize| (first + i) % queues;
         let bytes: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
         let per_worker = slices_per_worker(bytes, slices.len() as u64);
-        let counts = shares(slices.len(), per_worker, queues, |rank| self.load(rank));
+        let counts = shares(slices.len(), per_worker, queues, |i| self.load(rank_of(i)));
         // From the end, so that nothing moves up.
-        for rank in (0..queues).rev() {
-            let start = slices.len() - counts[rank];
-            if counts[rank] > 0 {
-                self.put(rank, slices.drain(start..));
+        for (i, &count) in counts[..queues].iter().enumerate().rev() {
+            if count > 0 {
+                self.put(rank_of(i), slices.drain(slices.len() - count..));
             }
         }
     }
@@ -209,11 +220,18 @@ impl RemoteSegment for Remote {
             }
             return;
         }
-        let queues = self.attachment.with_view(|view| view.queues).clamp(1, self.pool.len().min(MAX_WORKERS));
+        let queues = self.queues();
         self.cut_edges(slices, queues);
         if !slices.is_empty() {
             self.spread(slices, queues);
         }
+    }
+
+    fn help(&self, waiting: &dyn Waiting, until: Instant) -> bool {
+        let first = current_thread();
+        let queues = self.queues();
+        let busy = (0..queues).map(|i| (first + i) % queues).find(|&rank| self.load(rank) > 0);
+        busy.and_then(|rank| self.seat(rank)).is_some_and(|seat| seat.help(waiting, until))
     }
 
     fn target(&self) -> String {

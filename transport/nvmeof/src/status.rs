@@ -97,6 +97,8 @@ pub struct AttachmentStatus {
 pub struct TransportStatus {
     /// Worker threads, once something has been attached.
     pub workers: usize,
+    /// Waits of callers that drove a worker themselves meanwhile.
+    pub driven_waits: u64,
     /// Targets that are attached.
     pub attachments: Vec<AttachmentStatus>,
     /// What went through them, and through those that have been let go of.

@@ -114,8 +114,9 @@ impl NvmeofTransport {
             self.attached.lock().iter().filter_map(Weak::upgrade).map(|remote| remote.attachment().status()).collect();
         let mut counters = *self.past.lock();
         attachments.iter().for_each(|attachment| counters += attachment.counters);
-        let workers = self.host.lock().as_ref().map_or(0, |host| host.pool.len());
-        TransportStatus { workers, attachments, counters }
+        let pool = self.host.lock().as_ref().map(|host| Arc::clone(&host.pool));
+        let (workers, driven_waits) = pool.map_or((0, 0), |pool| (pool.len(), pool.driven_waits()));
+        TransportStatus { workers, driven_waits, attachments, counters }
     }
 
     /// The target that offers this engine's files, once a file has been registered.

@@ -18,13 +18,14 @@ use crate::ids::TransferState;
 use crate::request::Request;
 use crate::slice::Failure;
 use crate::transfer_error::{TransferError, WaitError};
+use crate::transport::Waiting;
 use parking_lot::Mutex;
 use shared::Shared;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use submit::{Intake, Lacking, Scratch};
 
@@ -214,7 +215,11 @@ impl Batch {
                 return false;
             }
             let until = self.shared.next_expiry().map_or(deadline.instant(), |at| at.min(deadline.instant()));
-            self.shared.sleep(below, until);
+            let for_fewer = ForFewer { shared: &self.shared, below, submitted };
+            let helped = self.shared.segment().is_some_and(|segment| segment.current().remote.help(&for_fewer, until));
+            if !helped {
+                self.shared.sleep(below, until);
+            }
         }
     }
 
@@ -277,6 +282,23 @@ impl std::fmt::Debug for Batch {
     }
 }
 
+/// Waits until fewer requests than this are under way, or more than these were submitted.
+struct ForFewer<'b> {
+    shared: &'b Shared,
+    below: u32,
+    submitted: u32,
+}
+
+impl Waiting for ForFewer<'_> {
+    fn is_over(&self) -> bool {
+        self.shared.pending() < self.below || (self.below > 1 && self.shared.submitted() != self.submitted)
+    }
+
+    fn wake_by(&self, waker: &Waker) -> bool {
+        self.shared.wake_when_below(self.below, waker)
+    }
+}
+
 /// The end of all requests of a batch, to be awaited.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless they are awaited"]
@@ -290,7 +312,7 @@ impl Future for Done<'_> {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let batch = self.batch;
         batch.expire();
-        if batch.shared.pending() > 0 && batch.shared.wake_when_ended(context.waker()) {
+        if batch.shared.pending() > 0 && batch.shared.wake_when_below(1, context.waker()) {
             // Nobody else may look at the clock while this sleeps.
             if !batch.shared.ticked.swap(true, Ordering::SeqCst) {
                 batch.core.ticker.watch(&batch.shared);

@@ -149,6 +149,11 @@ impl Shared {
         }
     }
 
+    /// The segment that its requests are about, the first one if there are several.
+    pub(super) fn segment(&self) -> Option<Arc<OpenSegment>> {
+        self.segments.lock().first().cloned()
+    }
+
     /// Takes in requests: fills the next slots, from each `(about, slices)`; without slices the request waits.
     /// The caller makes sure that they fit, and holds the batch's submit lock.
     pub(super) fn take_in(&self, requests: impl Iterator<Item = (About, Option<u32>)>) {
@@ -331,10 +336,10 @@ impl Shared {
         }
     }
 
-    /// Has `waker` called when no request is under way any more. Returns false when that is so already.
-    pub(super) fn wake_when_ended(&self, waker: &Waker) -> bool {
-        let mut waiters = self.register(1);
-        if self.pending() == 0 {
+    /// Has `waker` called when fewer than `below` requests have not ended. Returns false when that is so already.
+    pub(super) fn wake_when_below(&self, below: u32, waker: &Waker) -> bool {
+        let mut waiters = self.register(below);
+        if self.pending() < below {
             return false;
         }
         if !waiters.iter().any(|known| known.will_wake(waker)) {

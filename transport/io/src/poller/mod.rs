@@ -91,6 +91,11 @@ impl Events {
         self.filled == 0
     }
 
+    /// Forgets what the last wait gave.
+    pub fn clear(&mut self) {
+        self.filled = 0;
+    }
+
     /// What the last wait gave.
     pub fn iter(&self) -> impl Iterator<Item = Event> + '_ {
         self.list[..self.filled].iter().map(|event| {

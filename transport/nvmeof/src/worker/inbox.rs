@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::Wake;
 use std::time::Instant;
 
 /// What a worker is to do besides moving slices.
@@ -72,7 +73,7 @@ impl Inbox {
         Self { mail: Mutex::default(), has_mail: AtomicBool::new(false), waker, load: AtomicUsize::new(0) }
     }
 
-    pub(crate) fn order(&self, order: Order) {
+    pub(super) fn order(&self, order: Order) {
         let mut mail = self.mail.lock();
         if mail.closed {
             drop(mail);
@@ -80,11 +81,12 @@ impl Inbox {
         }
         mail.orders.push(order);
         drop(mail);
+        self.has_mail.store(true, Ordering::Release);
         self.ring();
     }
 
-    /// Puts slices in: one lock and at most one wake-up for all of them.
-    pub(crate) fn put(&self, id: AttachmentId, slices: impl Iterator<Item = Slice>) {
+    /// Puts slices in, with one lock for all of them. Whoever drives the worker is to be told.
+    pub(super) fn put(&self, id: AttachmentId, slices: impl Iterator<Item = Slice>) {
         let mut mail = self.mail.lock();
         if mail.closed {
             drop(mail);
@@ -95,11 +97,11 @@ impl Inbox {
         let count = mail.slices.len() - before;
         drop(mail);
         self.load.fetch_add(count, Ordering::Relaxed);
-        self.ring();
+        self.has_mail.store(true, Ordering::Release);
     }
 
-    fn ring(&self) {
-        self.has_mail.store(true, Ordering::Release);
+    /// Ends the sleep of whoever drives the worker.
+    pub(super) fn ring(&self) {
         self.waker.wake();
     }
 
@@ -126,12 +128,23 @@ impl Inbox {
     }
 
     /// Slices that the worker has, about.
-    pub(crate) fn load(&self) -> usize {
+    pub(super) fn load(&self) -> usize {
         self.load.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_load(&self, load: usize) {
         // What was put in meanwhile is missed until the worker has taken it: it is a hint.
         self.load.store(load, Ordering::Relaxed);
+    }
+}
+
+/// As the waker of a task: for threads that drive the worker while they wait for something else, too.
+impl Wake for Inbox {
+    fn wake(self: Arc<Self>) {
+        self.ring();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.ring();
     }
 }

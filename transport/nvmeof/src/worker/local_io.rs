@@ -33,6 +33,11 @@ impl LocalIo {
         Ok(())
     }
 
+    /// Whether that has been done.
+    pub(super) fn is_open(&self) -> bool {
+        self.engine.is_some()
+    }
+
     /// Operations that can be submitted now.
     pub(crate) fn room(&self) -> usize {
         self.engine.as_ref().map_or(CAPACITY, |engine| engine.capacity().saturating_sub(engine.in_flight()))

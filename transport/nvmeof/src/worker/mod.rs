@@ -4,26 +4,32 @@
 //! batch). What goes out: ended slices. Workers share no lock with each other, and use no processor time when idle.
 //!
 //! - [`inbox`]: what others hand to a worker.
-//! - [`run`]: a worker's loop; [`spin`]: when it looks again before it sleeps.
+//! - [`run`]: what a worker does when it is driven.
+//! - [`seat`]: who drives it: its own thread, or for a while one that waits for it; [`spin`]: when that one looks again
+//!   before it sleeps.
 //! - [`remote_lane`]: its way to one target over NVMe/TCP; [`local_io`]: its engine for files on this machine.
 
 mod inbox;
 mod local_io;
 mod remote_lane;
 mod run;
+mod seat;
 mod spin;
 
-pub(crate) use inbox::{Inbox, Order};
+pub(crate) use inbox::Order;
 pub(crate) use local_io::LocalIo;
+pub(crate) use seat::{Seat, current_thread};
 
 use crate::attachment::AttachmentId;
 use crate::host::userspace::control::ControlHandle;
 use crate::host::userspace::queue_pair::Scratch;
+use inbox::Inbox;
 use nvferry_io::BufferPool;
 use nvferry_io::poller::{Poller, Waker};
 use nvferry_io::pool::PoolConfig;
 use parking_lot::Mutex;
 use run::{Context, Worker};
+use seat::Driver;
 use spin::AdaptiveSpin;
 use std::io;
 use std::sync::{Arc, Weak};
@@ -48,7 +54,7 @@ fn id_of(token: u64) -> AttachmentId {
 /// All workers of a transport.
 #[derive(Debug)]
 pub(crate) struct WorkerPool {
-    inboxes: Box<[Arc<Inbox>]>,
+    seats: Box<[Arc<Seat>]>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -58,31 +64,31 @@ impl WorkerPool {
     /// # Errors
     /// When threads or descriptors cannot be had; none is left then.
     pub(crate) fn start(count: usize, spin: Duration, control: &ControlHandle) -> io::Result<Arc<Self>> {
-        let mut sleepers = Vec::with_capacity(count);
-        let mut inboxes = Vec::with_capacity(count);
+        let mut parts = Vec::with_capacity(count);
         for _ in 0..count {
             let (waker, sleeper) = Waker::new()?;
             let poller = Poller::new()?;
             poller.add_sleeper(&sleeper, WAKE_TOKEN)?;
-            inboxes.push(Arc::new(Inbox::new(waker)));
-            sleepers.push((sleeper, poller));
+            parts.push((Arc::new(Inbox::new(waker)), sleeper, Arc::new(poller)));
         }
-        let pool = Arc::new(Self { inboxes: inboxes.into(), threads: Mutex::default() });
-        for (worker, (sleeper, poller)) in sleepers.into_iter().enumerate() {
-            let inbox = Arc::clone(&pool.inboxes[worker]);
-            let (workers, control) = (Arc::downgrade(&pool), control.clone());
-            let thread = std::thread::Builder::new().name(format!("nvferry-io-{worker}")).spawn(move || {
+        let pool = Arc::new_cyclic(|workers: &WeakPool| {
+            let seats = parts.into_iter().enumerate().map(|(worker, (inbox, sleeper, poller))| {
                 let context = Context {
                     worker,
-                    poller,
-                    // Made here, so that the worker's memory is near the worker.
+                    poller: Arc::clone(&poller),
                     scratch: Scratch::new(),
                     pool: BufferPool::new(PoolConfig::default()),
-                    control,
+                    control: control.clone(),
                     local: LocalIo::default(),
                 };
-                Worker::new(context, inbox, workers, sleeper, AdaptiveSpin::new(spin)).run();
+                let worker = Worker::new(context, Arc::clone(&inbox), Weak::clone(workers));
+                Arc::new(Seat::new(inbox, worker, Driver::new(poller, sleeper, AdaptiveSpin::new(spin))))
             });
+            Self { seats: seats.collect(), threads: Mutex::default() }
+        });
+        for (worker, seat) in pool.seats.iter().enumerate() {
+            let seat = Arc::clone(seat);
+            let thread = std::thread::Builder::new().name(format!("nvferry-io-{worker}")).spawn(move || seat.run());
             match thread {
                 Ok(thread) => pool.threads.lock().push(thread),
                 Err(error) => {
@@ -96,16 +102,21 @@ impl WorkerPool {
 
     /// How many there are.
     pub(crate) fn len(&self) -> usize {
-        self.inboxes.len()
+        self.seats.len()
     }
 
-    pub(crate) fn inbox(&self, worker: usize) -> Option<&Inbox> {
-        self.inboxes.get(worker).map(Arc::as_ref)
+    /// Waits of callers that drove a worker themselves.
+    pub(crate) fn driven_waits(&self) -> u64 {
+        self.seats.iter().map(|seat| seat.visits()).sum()
+    }
+
+    pub(crate) fn seat(&self, worker: usize) -> Option<&Seat> {
+        self.seats.get(worker).map(Arc::as_ref)
     }
 
     /// Gives every worker an order.
     pub(crate) fn order_all(&self, mut order: impl FnMut() -> Order) {
-        self.inboxes.iter().for_each(|inbox| inbox.order(order()));
+        self.seats.iter().for_each(|seat| seat.order(order()));
     }
 
     /// Ends the workers. Slices of targets that have not been closed before end as given up.

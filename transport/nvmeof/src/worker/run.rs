@@ -1,16 +1,16 @@
-//! A worker's loop: take what was handed over, move it, sleep when there is nothing to do.
+//! What a worker does whenever it is driven: take what was handed over, move it, and say when it wants to be driven
+//! next. Who drives it, and how that one sleeps, is [`super::seat`]'s business.
 
 use super::inbox::{Inbox, Mail, Order};
 use super::local_io::LocalIo;
 use super::remote_lane::RemoteLane;
-use super::spin::AdaptiveSpin;
 use super::{ENGINE_TOKEN, WAKE_TOKEN, WorkerPool, id_of};
 use crate::attachment::{Attachment, AttachmentId, Latch};
 use crate::host::local::LocalDevice;
 use crate::host::userspace::control::ControlHandle;
 use crate::host::userspace::queue_pair::Scratch;
 use nvferry_engine::{Failure, Slice};
-use nvferry_io::poller::{Events, Poller, Sleeper};
+use nvferry_io::poller::{Events, Poller};
 use nvferry_io::{BufferPool, IoCompletion};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -19,7 +19,7 @@ use std::time::Instant;
 /// What all targets of a worker share.
 pub(super) struct Context {
     pub(super) worker: usize,
-    pub(super) poller: Poller,
+    pub(super) poller: Arc<Poller>,
     pub(super) scratch: Scratch,
     /// Bounce buffers.
     pub(super) pool: BufferPool,
@@ -88,13 +88,20 @@ impl Lane {
     }
 }
 
+/// When a worker wants to be driven again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// At once.
+    None,
+    /// When something is handed over or its poller tells of something, and at the given time at the latest.
+    Until(Option<Instant>),
+}
+
 pub(super) struct Worker {
     context: Context,
     inbox: Arc<Inbox>,
     /// For handing slices to other workers.
     workers: Weak<WorkerPool>,
-    sleeper: Sleeper,
-    events: Events,
     mail: Mail,
     /// Scratch: ended operations on local files.
     completions: Vec<IoCompletion>,
@@ -105,54 +112,62 @@ pub(super) struct Worker {
     driving: Vec<AttachmentId>,
     /// No target's timer is before this.
     timer: Option<Instant>,
-    spin: AdaptiveSpin,
     stopping: bool,
 }
 
 impl Worker {
-    pub(super) fn new(
-        context: Context,
-        inbox: Arc<Inbox>,
-        workers: Weak<WorkerPool>,
-        sleeper: Sleeper,
-        spin: AdaptiveSpin,
-    ) -> Self {
+    pub(super) fn new(context: Context, inbox: Arc<Inbox>, workers: Weak<WorkerPool>) -> Self {
         Self {
             context,
             inbox,
             workers,
-            sleeper,
-            events: Events::with_capacity(256),
             mail: Mail::default(),
             completions: Vec::new(),
             lanes: HashMap::new(),
             dirty: Vec::new(),
             driving: Vec::new(),
             timer: None,
-            spin,
             stopping: false,
         }
     }
 
-    pub(super) fn run(mut self) {
-        loop {
-            let now = Instant::now();
-            self.take_mail(now);
-            self.reap_local(now);
-            if self.timer.is_some_and(|timer| timer <= now) {
-                self.tick(now);
-            }
-            self.drive_dirty(now);
-            self.context.local.flush();
-            self.report_load();
-            if self.stopping {
-                self.inbox.close();
-                let left: Vec<_> = self.lanes.keys().copied().collect();
-                left.into_iter().for_each(|id| self.forget(id, now));
-                return;
-            }
-            self.wait(now);
+    /// Does all that can be done now.
+    pub(super) fn work(&mut self, now: Instant) {
+        self.take_mail(now);
+        self.reap_local(now);
+        if self.timer.is_some_and(|timer| timer <= now) {
+            self.tick(now);
         }
+        self.drive_dirty(now);
+        self.context.local.flush();
+        self.report_load();
+    }
+
+    /// When it wants to be driven again.
+    pub(super) fn rest(&self) -> Rest {
+        if !self.dirty.is_empty() || self.context.local.has_ended() { Rest::None } else { Rest::Until(self.timer) }
+    }
+
+    /// Whether slices wait or are under way.
+    pub(super) fn is_loaded(&self) -> bool {
+        self.lanes.values().any(|lane| lane.load() > 0)
+    }
+
+    /// Whether it has an engine of file I/O.
+    pub(super) fn has_local_files(&self) -> bool {
+        self.context.local.is_open()
+    }
+
+    /// Whether it was told to end.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping
+    }
+
+    /// Ends everything.
+    pub(super) fn end(&mut self, now: Instant) {
+        self.inbox.close();
+        let left: Vec<_> = self.lanes.keys().copied().collect();
+        left.into_iter().for_each(|id| self.forget(id, now));
     }
 
     /// Acts on what was handed over.
@@ -340,42 +355,9 @@ impl Worker {
         self.inbox.set_load(self.lanes.values().map(Lane::load).sum());
     }
 
-    /// Waits for something to do: spins first where that has paid, then sleeps without using the processor.
-    fn wait(&mut self, now: Instant) {
-        if !self.dirty.is_empty() || self.context.local.has_ended() {
-            return self.poll(Some(now), now);
-        }
-        if self.lanes.values().any(|lane| lane.load() > 0) {
-            let budget = self.spin.budget();
-            if !budget.is_zero() {
-                let until = Instant::now() + budget;
-                loop {
-                    self.poll(Some(now), now);
-                    let found = !self.dirty.is_empty() || self.inbox.has_mail();
-                    if found || Instant::now() >= until {
-                        self.spin.ended(found);
-                        if found {
-                            return;
-                        }
-                        break;
-                    }
-                }
-            }
-        }
-        if self.sleeper.prepare_sleep() {
-            self.poll(self.timer, now);
-            self.sleeper.woke();
-        }
-    }
-
-    /// Waits until `until` at the latest; a time that has passed means not at all.
-    fn poll(&mut self, until: Option<Instant>, now: Instant) {
-        let timeout = until.map(|until| until.saturating_duration_since(now));
-        if let Err(error) = self.context.poller.wait(&mut self.events, timeout) {
-            // Only a programming error gets here; without readiness nothing would ever move again.
-            tracing::error!(target: "nvferry::host", %error, "a worker cannot wait for its sockets");
-        }
-        for event in self.events.iter() {
+    /// Takes note of what the poller told.
+    pub(super) fn note(&mut self, events: &Events) {
+        for event in events.iter() {
             if event.token == WAKE_TOKEN || event.token == ENGINE_TOKEN {
                 continue;
             }
@@ -400,8 +382,8 @@ fn mark(dirty: &mut Vec<AttachmentId>, id: AttachmentId, lane: &mut Lane) {
 fn forward(workers: &Weak<WorkerPool>, to: usize, id: AttachmentId, slices: impl Iterator<Item = Slice>) {
     // Without the pool nobody is left; dropped slices end as failed.
     if let Some(workers) = workers.upgrade()
-        && let Some(inbox) = workers.inbox(to)
+        && let Some(seat) = workers.seat(to)
     {
-        inbox.put(id, slices);
+        seat.put(id, slices);
     }
 }

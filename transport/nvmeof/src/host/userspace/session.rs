@@ -326,16 +326,16 @@ impl Session {
     fn connect_queue(&mut self, worker: usize) {
         let Some(association) = &self.association else { return };
         let Some(pool) = self.pool.upgrade() else { return };
-        let Some(inbox) = pool.inbox(worker) else { return };
+        let Some(seat) = pool.seat(worker) else { return };
         let (rank, id) = (self.rank(worker), self.attachment.id);
         let queues = self.attachment.with_view(|view| view.queues);
         if rank < queues {
             // Queue 0 is the admin queue. At most as many queues as workers, so 16 bits suffice.
             let qid = QueueId(rank as u16 + 1);
             let params = Arc::new(queue_params(association, &self.settings, &self.destination.subnqn, qid));
-            inbox.order(Order::Connect { id, address: self.destination.address, params });
+            seat.order(Order::Connect { id, address: self.destination.address, params });
         } else {
-            inbox.order(Order::Forward { id, to: worker_of(rank % queues, id.0, self.queues.len()) });
+            seat.order(Order::Forward { id, to: worker_of(rank % queues, id.0, self.queues.len()) });
         }
         self.queues[worker].wanted = false;
     }

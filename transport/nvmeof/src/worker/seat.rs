@@ -1,0 +1,300 @@
+//! Who drives a worker: its own thread, or, for a while, a thread that waits for what the worker moves.
+//!
+//! A thread that submits a little, waits for it and submits again would wake the worker's thread each time, and be woken
+//! by it: on one processor that costs more than the I/O itself. So a thread that waits in quick succession is *lent*
+//! the worker. While it waits it does what the worker's thread would do, and what it submits is sent at once, on its
+//! own time. The worker's own thread meanwhile sleeps, looks after its worker every [`LEASE`], and takes it back when
+//! nobody came since; or at once when a second thread wants something of the worker. So what a thread leaves under
+//! way when it waits no more is delayed by two leases at most, once.
+//!
+//! Two locks: `driver` belongs to whoever may sleep on the worker's poller, and is held over that sleep; `worker` is
+//! held only while something is done. Whoever holds `worker` never waits for `driver`.
+//!
+//! A worker that has an engine of file I/O is not lent: the kernel finishes an operation in the context of the
+//! thread that submitted it, which must not be one that may go away and compute.
+
+use super::inbox::{Inbox, Order};
+use super::run::{Rest, Worker};
+use super::spin::AdaptiveSpin;
+use crate::attachment::AttachmentId;
+use nvferry_engine::{Slice, Waiting};
+use nvferry_io::poller::{Events, Poller, Sleeper};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::Waker;
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+/// How long a worker's own thread sleeps while the worker is lent.
+const LEASE: Duration = Duration::from_millis(2);
+/// Waits of one thread that follow each other within a lease before the worker is lent to it.
+const REGULAR_WAITS: u32 = 8;
+
+/// A number for each thread that asks, counted from 0.
+pub(crate) fn current_thread() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static THREAD: usize = NEXT.fetch_add(1, Ordering::Relaxed));
+    THREAD.with(|thread| *thread)
+}
+
+/// What it takes to sleep for a worker.
+pub(super) struct Driver {
+    poller: Arc<Poller>,
+    sleeper: Sleeper,
+    events: Events,
+    spin: AdaptiveSpin,
+}
+
+impl Driver {
+    pub(super) fn new(poller: Arc<Poller>, sleeper: Sleeper, spin: AdaptiveSpin) -> Self {
+        Self { poller, sleeper, events: Events::with_capacity(256), spin }
+    }
+
+    /// Asks the poller, for `timeout` at most; `None` is without limit.
+    fn poll(&mut self, timeout: Option<Duration>) {
+        if let Err(error) = self.poller.wait(&mut self.events, timeout) {
+            // Only a programming error gets here; without readiness nothing would ever move again.
+            tracing::error!(target: "nvferry::host", %error, "a worker cannot wait for its sockets");
+        }
+    }
+}
+
+/// Who waited last, and how often in quick succession.
+#[derive(Debug, Default)]
+struct Regular {
+    thread: Option<usize>,
+    at: Option<Instant>,
+    waits: u32,
+}
+
+/// A worker, and its place for whoever drives it.
+pub(crate) struct Seat {
+    inbox: Arc<Inbox>,
+    /// Rings the inbox.
+    waker: Waker,
+    worker: Mutex<Worker>,
+    driver: Mutex<Driver>,
+    is_lent: AtomicBool,
+    /// Waits of threads that it was lent to.
+    visits: AtomicU64,
+    regular: Mutex<Regular>,
+    /// The worker's own thread, once it runs.
+    own_thread: Mutex<Option<Thread>>,
+}
+
+impl std::fmt::Debug for Seat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Seat").field("is_lent", &self.is_lent).finish_non_exhaustive()
+    }
+}
+
+impl Seat {
+    pub(super) fn new(inbox: Arc<Inbox>, worker: Worker, driver: Driver) -> Self {
+        Self {
+            waker: Arc::clone(&inbox).into(),
+            inbox,
+            worker: Mutex::new(worker),
+            driver: Mutex::new(driver),
+            is_lent: AtomicBool::new(false),
+            visits: AtomicU64::new(0),
+            regular: Mutex::default(),
+            own_thread: Mutex::default(),
+        }
+    }
+
+    /// What the worker's own thread does, until it is told to stop.
+    pub(super) fn run(&self) {
+        *self.own_thread.lock() = Some(std::thread::current());
+        loop {
+            let mut driver = self.driver.lock();
+            while !self.is_lent() {
+                if !self.turn(&mut driver, None) {
+                    return self.worker.lock().end(Instant::now());
+                }
+            }
+            drop(driver);
+            let mut seen = self.visits.load(Ordering::Relaxed);
+            while self.is_lent() {
+                std::thread::park_timeout(LEASE);
+                let visits = self.visits.load(Ordering::Relaxed);
+                if visits == seen && !self.driver.is_locked() {
+                    self.is_lent.store(false, Ordering::Release);
+                }
+                seen = visits;
+            }
+        }
+    }
+
+    /// Gives the worker an order.
+    pub(crate) fn order(&self, order: Order) {
+        self.inbox.order(order);
+    }
+
+    /// Gives it slices: with one lock, and with at most one wake-up or, while it is lent, on the caller's time.
+    pub(crate) fn put(&self, id: AttachmentId, slices: impl Iterator<Item = Slice>) {
+        self.inbox.put(id, slices);
+        if self.is_lent() { self.work_off_mail() } else { self.inbox.ring() }
+    }
+
+    /// Slices that it has, about.
+    pub(crate) fn load(&self) -> usize {
+        self.inbox.load()
+    }
+
+    /// Drives the worker until what the caller waits for is over, or `until`, if it is lent to the caller. `false` when
+    /// it is not, or not any more: then the caller had better sleep.
+    pub(crate) fn help(&self, waiting: &dyn Waiting, until: Instant) -> bool {
+        if !self.lend(Instant::now()) {
+            return false;
+        }
+        // Its own thread is on its way out of there.
+        let Some(mut driver) = self.driver.try_lock_for(LEASE) else {
+            self.take_back();
+            return false;
+        };
+        self.visits.fetch_add(1, Ordering::Relaxed);
+        let mut goes_on = true;
+        while goes_on && self.is_lent() && !waiting.is_over() && Instant::now() < until {
+            goes_on = self.turn(&mut driver, Some((waiting, until)));
+        }
+        drop(driver);
+        if !goes_on {
+            self.take_back();
+        }
+        // What came while this thread was in its last turn.
+        self.work_off_mail();
+        self.is_lent()
+    }
+
+    /// Waits of threads that it was lent to, so far.
+    pub(super) fn visits(&self) -> u64 {
+        self.visits.load(Ordering::Relaxed)
+    }
+
+    fn is_lent(&self) -> bool {
+        self.is_lent.load(Ordering::Acquire)
+    }
+
+    /// Decides whether the calling thread, which begins to wait, is lent the worker.
+    fn lend(&self, now: Instant) -> bool {
+        let thread = current_thread();
+        let mut regular = self.regular.lock();
+        let soon = regular.at.is_some_and(|at| now.saturating_duration_since(at) < LEASE);
+        regular.at = Some(now);
+        if regular.thread != Some(thread) || !soon {
+            regular.waits = 0;
+            let another = regular.thread.replace(thread) != Some(thread);
+            drop(regular);
+            if another && self.is_lent() {
+                self.take_back();
+            }
+            return self.is_lent();
+        }
+        regular.waits = regular.waits.saturating_add(1);
+        let is_regular = regular.waits >= REGULAR_WAITS;
+        drop(regular);
+        if is_regular && !self.is_lent() && !self.worker.try_lock().is_none_or(|worker| worker.has_local_files()) {
+            self.is_lent.store(true, Ordering::Release);
+            // Its own thread leaves the driver's place.
+            self.inbox.ring();
+        }
+        self.is_lent()
+    }
+
+    /// Gives the worker back to its own thread.
+    fn take_back(&self) {
+        self.is_lent.store(false, Ordering::Release);
+        // Whoever sleeps in the driver's place leaves it.
+        self.inbox.ring();
+        if let Some(thread) = &*self.own_thread.lock() {
+            thread.unpark();
+        }
+    }
+
+    /// Does what was handed over, on the calling thread.
+    fn work_off_mail(&self) {
+        while self.is_lent() && self.inbox.has_mail() {
+            // Whoever is at work looks again before it sleeps.
+            let Some(mut worker) = self.worker.try_lock() else { return self.inbox.ring() };
+            let before = worker.rest();
+            worker.work(Instant::now());
+            let after = worker.rest();
+            let is_sooner = match (before, after) {
+                (Rest::Until(Some(before)), Rest::Until(Some(after))) => after < before,
+                (_, Rest::Until(None)) => false,
+                _ => true,
+            };
+            drop(worker);
+            if is_sooner {
+                // Whoever sleeps would sleep too long.
+                return self.inbox.ring();
+            }
+        }
+    }
+
+    /// Does what there is to do, then waits for more: without end, or as long as what the caller waits for is not over.
+    /// `false` when the worker was told to stop.
+    fn turn(&self, driver: &mut Driver, waiting: Option<(&dyn Waiting, Instant)>) -> bool {
+        let now = Instant::now();
+        let mut worker = self.worker.lock();
+        worker.note(&driver.events);
+        driver.events.clear();
+        worker.work(now);
+        if worker.is_stopping() {
+            return false;
+        }
+        let (rest, is_loaded) = (worker.rest(), worker.is_loaded());
+        let must_return = waiting.is_some() && worker.has_local_files();
+        drop(worker);
+        if must_return {
+            self.take_back();
+            return true;
+        }
+        let is_over = || waiting.is_some_and(|(waiting, _)| waiting.is_over());
+        if is_over() {
+            return true;
+        }
+        let timer = match rest {
+            Rest::None => {
+                driver.poll(Some(Duration::ZERO));
+                return true;
+            }
+            Rest::Until(timer) => timer,
+        };
+        if is_loaded && self.spin(driver, is_over) {
+            return true;
+        }
+        let until = match (timer, waiting) {
+            (timer, None) => timer,
+            (timer, Some((waiting, until))) => {
+                if !waiting.wake_by(&self.waker) {
+                    return true;
+                }
+                Some(timer.map_or(until, |timer| timer.min(until)))
+            }
+        };
+        if driver.sleeper.prepare_sleep() {
+            driver.poll(until.map(|until| until.saturating_duration_since(now)));
+            driver.sleeper.woke();
+        }
+        true
+    }
+
+    /// Looks again for a short while, where that has paid. Tells whether something came.
+    fn spin(&self, driver: &mut Driver, is_over: impl Fn() -> bool) -> bool {
+        let budget = driver.spin.budget();
+        if budget.is_zero() {
+            return false;
+        }
+        let until = Instant::now() + budget;
+        loop {
+            driver.poll(Some(Duration::ZERO));
+            let found = !driver.events.is_empty() || self.inbox.has_mail() || is_over();
+            if found || Instant::now() >= until {
+                driver.spin.ended(found);
+                return found;
+            }
+        }
+    }
+}
