@@ -76,6 +76,8 @@ pub(crate) struct Seat {
     worker: Mutex<Worker>,
     driver: Mutex<Driver>,
     is_lent: AtomicBool,
+    /// It has an engine of file I/O.
+    has_local_files: AtomicBool,
     /// Waits of threads that it was lent to.
     visits: AtomicU64,
     regular: Mutex<Regular>,
@@ -97,6 +99,7 @@ impl Seat {
             worker: Mutex::new(worker),
             driver: Mutex::new(driver),
             is_lent: AtomicBool::new(false),
+            has_local_files: AtomicBool::new(false),
             visits: AtomicU64::new(0),
             regular: Mutex::default(),
             own_thread: Mutex::default(),
@@ -194,7 +197,7 @@ impl Seat {
         regular.waits = regular.waits.saturating_add(1);
         let is_regular = regular.waits >= REGULAR_WAITS;
         drop(regular);
-        if is_regular && !self.is_lent() && !self.worker.try_lock().is_none_or(|worker| worker.has_local_files()) {
+        if is_regular && !self.is_lent() && !self.has_local_files.load(Ordering::Relaxed) {
             self.is_lent.store(true, Ordering::Release);
             // Its own thread leaves the driver's place.
             self.inbox.ring();
@@ -245,11 +248,14 @@ impl Seat {
             return false;
         }
         let (rest, is_loaded) = (worker.rest(), worker.is_loaded());
-        let must_return = waiting.is_some() && worker.has_local_files();
+        let has_local_files = worker.has_local_files();
         drop(worker);
-        if must_return {
-            self.take_back();
-            return true;
+        if has_local_files {
+            self.has_local_files.store(true, Ordering::Relaxed);
+            if waiting.is_some() {
+                self.take_back();
+                return true;
+            }
         }
         let is_over = || waiting.is_some_and(|(waiting, _)| waiting.is_over());
         if is_over() {
