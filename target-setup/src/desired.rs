@@ -2,6 +2,8 @@
 //!
 //! Every driver reads the same description: the userspace target serves it, the kernel's nvmet is configured by it.
 
+use nvferry_auth::file::HostLine;
+use nvferry_auth::{AuthHash, DhGroup, Secret};
 use nvferry_wire::{Nqn, Nsid, TransportId};
 use std::path::PathBuf;
 
@@ -48,18 +50,72 @@ pub enum AllowedHosts {
     /// Every host that reaches the port.
     #[default]
     Any,
-    /// Only hosts with one of these names.
-    Only(Vec<Nqn>),
+    /// Only these hosts.
+    Only(Vec<AllowedHost>),
 }
 
 impl AllowedHosts {
-    /// Whether the host with this name may connect.
+    /// Whether the host with this name may connect. What it then has to prove, [`Self::auth`] tells.
     #[must_use]
     pub fn allows(&self, host: &Nqn) -> bool {
         match self {
             Self::Any => true,
-            Self::Only(hosts) => hosts.contains(host),
+            Self::Only(hosts) => hosts.iter().any(|allowed| allowed.nqn == *host),
         }
+    }
+
+    /// What the host with this name has to prove, if anything.
+    #[must_use]
+    pub fn auth(&self, host: &Nqn) -> Option<&HostAuth> {
+        match self {
+            Self::Any => None,
+            Self::Only(hosts) => hosts.iter().find(|allowed| allowed.nqn == *host)?.auth.as_ref(),
+        }
+    }
+}
+
+/// A host that may connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllowedHost {
+    /// Its name.
+    pub nqn: Nqn,
+    /// How it proves that it is the one; `None` believes its name.
+    pub auth: Option<HostAuth>,
+}
+
+/// Whoever knows the name may connect.
+impl From<Nqn> for AllowedHost {
+    fn from(nqn: Nqn) -> Self {
+        Self { nqn, auth: None }
+    }
+}
+
+impl From<HostLine> for AllowedHost {
+    fn from(HostLine { nqn, secret, controller_secret }: HostLine) -> Self {
+        Self { nqn, auth: secret.map(|secret| HostAuth { controller_secret, ..HostAuth::new(secret) }) }
+    }
+}
+
+/// How a host proves who it is: DH-HMAC-CHAP (base specification 8.13.5).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostAuth {
+    /// What the host knows (`dhchap_key`).
+    pub secret: Secret,
+    /// What the target knows, and proves to a host that asks for it (`dhchap_ctrl_key`). Without it, such hosts are
+    /// refused.
+    pub controller_secret: Option<Secret>,
+    /// The hash of the exchange (`dhchap_hash`).
+    pub hash: AuthHash,
+    /// The Diffie-Hellman group of the exchange (`dhchap_dhgroup`). With one, who records the exchange cannot try
+    /// secrets at leisure.
+    pub group: DhGroup,
+}
+
+impl HostAuth {
+    /// The host proves that it knows `secret`, with SHA-256 and ffdhe2048.
+    #[must_use]
+    pub fn new(secret: Secret) -> Self {
+        Self { secret, controller_secret: None, hash: AuthHash::Sha256, group: DhGroup::Ffdhe2048 }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The target: what should be offered, as plain data, and the drivers that make it so.
 //!
 //! What comes in: a [`TargetSpec`] (one subsystem on one port, its namespaces, who may connect), then namespaces that
-//! come and go. What goes out: a running NVMe/TCP target behind [`TargetDriver`]. May use `wire` and `io`.
+//! come and go. What goes out: a running NVMe/TCP target behind [`TargetDriver`]. May use `wire`, `auth` and `io`.
 //!
 //! - [`desired`]: the desired target, as plain data that every driver understands.
 //! - [`driver`]: what every driver can do, and what it tells about itself.
@@ -12,7 +12,7 @@ pub mod driver;
 mod error;
 pub mod userspace;
 
-pub use desired::{AllowedHosts, NamespaceSpec, TargetSpec};
+pub use desired::{AllowedHost, AllowedHosts, HostAuth, NamespaceSpec, TargetSpec};
 pub use driver::{ControllerStatus, NamespaceInfo, NamespaceStatus, TargetDriver, TargetStatus};
 pub use error::TargetError;
 pub use userspace::{UserspaceOptions, UserspaceTarget};

@@ -105,7 +105,7 @@ fn p13_only_hosts_on_the_list_may_connect() {
     let mut spec = spec();
     spec.namespaces.push(buffered(1, make_file(dir.path(), "one", 1, 4096), 4096));
     let stranger = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-4000-8000-00000000beef";
-    spec.allowed_hosts = AllowedHosts::Only(vec![Nqn::new(HOST).unwrap()]);
+    spec.allowed_hosts = AllowedHosts::Only(vec![Nqn::new(HOST).unwrap().into()]);
     let running = Running { target: UserspaceTarget::start(spec, UserspaceOptions::default()).unwrap(), dir };
 
     let refused = Status::permanent(StatusCode::ConnectInvalidHost);

@@ -8,7 +8,7 @@ use super::placement::Placement;
 use super::reactor::{Inbox, Reactor, Shared};
 use super::subsystem::Subsystem;
 use super::worker::Worker;
-use crate::desired::{NamespaceSpec, TargetSpec};
+use crate::desired::{AllowedHosts, NamespaceSpec, TargetSpec};
 use crate::driver::{NamespaceInfo, TargetDriver, TargetStatus};
 use crate::error::TargetError;
 use nvferry_io::stream::Listener;
@@ -190,6 +190,12 @@ fn check(spec: &TargetSpec) -> Result<(), TargetError> {
     }
     if spec.subsystem.is_discovery() {
         return Err(TargetError::SubsystemName { subsystem: spec.subsystem.clone() });
+    }
+    if let AllowedHosts::Only(hosts) = &spec.allowed_hosts
+        && let Some(host) = hosts.iter().find(|host| host.auth.is_some())
+    {
+        let why = "the userspace driver cannot ask for its secret yet";
+        return Err(TargetError::Text { field: "allowed host", value: host.nqn.to_string(), why });
     }
     for (field, value, max) in [("serial number", &spec.serial, 20), ("model number", &spec.model, 40)] {
         let text = |why| Err(TargetError::Text { field, value: value.clone(), why });

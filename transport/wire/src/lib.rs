@@ -8,6 +8,7 @@
 //! - [`sqe`] and [`cqe`]: the command and the completion that capsules carry; [`sgl`]: where a command's data is;
 //!   [`status`]: how it ended, and whether a retry makes sense.
 //! - [`fabrics`] (Connect, properties, Disconnect), [`admin`] and [`nvm`]: what the commands say.
+//! - [`auth`]: the commands and messages of in-band authentication.
 //! - [`identify`], [`log_page`], [`feature`], [`async_event`]: what the admin commands return.
 //! - [`ids`], [`nqn`], [`trid`]: names of things. Below all of it, `codec` is the bounded reader and writer.
 //!
@@ -17,6 +18,7 @@
 
 pub mod admin;
 pub mod async_event;
+pub mod auth;
 mod codec;
 pub mod cqe;
 pub mod digest;

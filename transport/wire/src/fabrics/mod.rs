@@ -82,6 +82,6 @@ impl Disconnect {
 }
 
 /// A fabrics command with nothing but its type; FCTYPE stands where other commands have the namespace.
-fn fabrics_sqe(fctype: FabricsType, cid: CommandId) -> Sqe {
+pub(crate) fn fabrics_sqe(fctype: FabricsType, cid: CommandId) -> Sqe {
     Sqe::new(FABRICS_OPCODE, cid, Nsid(fctype as u32))
 }
