@@ -1,0 +1,158 @@
+# shellcheck shell=sh
+# What the cases of scripts/vm/test have in common. Runs in the guest, in a POSIX shell, as root, in /payload; a case
+# is sourced after it. Everything a case starts or makes lives and dies with the guest, so nothing is cleaned up.
+#
+# A case fails at the first command that fails (set -e), and by `fail`; `skip` ends it as skipped.
+set -eu
+export NVFERRY_LOG=warn
+metadata=http://127.0.0.1:8080/metadata
+discovery=nqn.2014-08.org.nvmexpress.discovery
+host_id=11111111-1111-1111-1111-111111111111
+host_nqn=nqn.2014-08.org.nvmexpress:uuid:$host_id
+configfs=/sys/kernel/config/nvmet
+scratch=/tmp/scratch
+mkdir -p $scratch
+
+say() { echo "   $*"; }
+fail() { echo "FAIL: $*"; exit 1; }
+# The suite shows the reason.
+skip() { echo "skipped: $*"; exit 77; }
+
+# eq WHAT IS SHOULD_BE
+eq() { [ "$2" = "$3" ] || fail "$1 is '$2', and should be '$3'"; }
+# refused COMMAND...: the command fails; what it said is in $said.
+refused() {
+    if said=$("$@" 2>&1); then fail "$* went well, and should not have: $said"; fi
+}
+# contains TEXT PART
+contains() { case $1 in *"$2"*) ;; *) fail "'$2' is not in: $1" ;; esac; }
+
+# wait_for SECONDS WHAT COMMAND...: until the command succeeds.
+wait_for() {
+    tries=$(($1 * 20)) what=$2
+    shift 2
+    until "$@" >/dev/null 2>&1; do
+        tries=$((tries - 1))
+        [ $tries -gt 0 ] || fail "$what: in vain"
+        sleep 0.05
+    done
+}
+
+# modules NAME...: loads them where they are not built in.
+modules() {
+    for module in "$@"; do
+        modprobe -q "$module" 2>/dev/null || [ -d "/sys/module/$(echo "$module" | tr - _)" ] || builtin "$module" ||
+            skip "this kernel has no $module"
+    done
+}
+# Built into UML's kernel, of which not all have a directory in /sys/module.
+builtin() {
+    case $1 in
+    nvme-tcp) [ -e /dev/nvme-fabrics ] ;;
+    nvmet | nvmet-tcp | nvme-loop) [ -d $configfs ] ;;
+    null_blk) [ -d /sys/kernel/config/nullb ] ;;
+    dm-flakey | dm-delay | dm-mod) dmsetup targets | grep -q "^${1#dm-}" || [ "$1" = dm-mod ] ;;
+    loop) [ -b /dev/loop0 ] ;;
+    *) return 1 ;;
+    esac
+}
+
+# file NAME MIB: a file of random bytes on tmpfs; prints its path.
+file() {
+    dd if=/dev/urandom of="$scratch/$1" bs=1M count="$2" 2>/dev/null
+    echo "$scratch/$1"
+}
+
+# start LOG READY COMMAND...: runs a program in the background until it has said READY; its process id is in $started.
+start() {
+    log=$1 ready=$2
+    shift 2
+    : >"$log"
+    "$@" >"$log" 2>&1 &
+    started=$!
+    tries=400
+    until grep -q "$ready" "$log"; do
+        tries=$((tries - 1))
+        [ $tries -gt 0 ] || fail "$* does not say '$ready': $(cat "$log")"
+        kill -0 $started 2>/dev/null || fail "$* ended: $(cat "$log")"
+        sleep 0.05
+    done
+}
+start_metadata() { start /tmp/metadata.log http:// bin/nvferry metadata --listen 127.0.0.1:8080 --no-store; }
+
+# start_target NAME PORT ARGUMENTS...: `nvferry target`; its process id is in $target, its NQN in $nqn.
+start_target() {
+    name=$1 port=$2
+    shift 2
+    start "/tmp/target-$name.log" '^serving' bin/nvferry target --metadata-server $metadata --server-name "$name" \
+        --traddr 127.0.0.1 --trsvcid "$port" "$@"
+    target=$started nqn=nqn.2016-06.io.mc:$name
+}
+# The same words as an initiator, and a file of the segment fully overwritten and read back.
+# verified NAME ARGUMENTS...
+verified() {
+    segment=$1
+    shift
+    bin/transfer-bench --mode=initiator --metadata_server=$metadata --segment_id="$segment" \
+        --local_server_name=initiator --overwrite --verify --duration=0.3 --warmup=0 "$@" >/tmp/verified.log 2>&1 ||
+        fail "verification with $*: $(tail -n 5 /tmp/verified.log)"
+    grep '^Verified' /tmp/verified.log
+}
+
+# connect NQN PORT OPTIONS...: the kernel's host.
+connect() {
+    connected=$1 port=$2
+    shift 2
+    nvme connect -t tcp -a 127.0.0.1 -s "$port" -n "$connected" -q $host_nqn -I $host_id "$@" >/tmp/connect.log 2>&1 ||
+        fail "nvme connect $connected: $(cat /tmp/connect.log)"
+}
+# controller NQN: its name, such as nvme0.
+controller() {
+    for entry in /sys/class/nvme/nvme*; do
+        [ "$(cat "$entry/subsysnqn" 2>/dev/null)" != "$1" ] || { basename "$entry"; return; }
+    done
+    return 1
+}
+# namespace NQN NSID: the block device. With multipath, the controller's child is nvme0c0n1, while the usable device,
+# which belongs to the subsystem, is nvme0n1.
+namespace() {
+    for subsystem in /sys/class/nvme-subsystem/*; do
+        [ "$(cat "$subsystem/subsysnqn")" = "$1" ] || continue
+        for entry in "$subsystem"/nvme*n*; do
+            case ${entry##*/} in nvme*c*n*) continue ;; esac
+            [ "$(cat "$entry/nsid" 2>/dev/null)" = "$2" ] && [ -b "/dev/${entry##*/}" ] || continue
+            echo "/dev/${entry##*/}"
+            return
+        done
+    done
+    return 1
+}
+# device NQN NSID: waits for the block device, and leaves it in $device. It appears a moment after connect returns; a
+# write to a name that is no device would make a regular file, and a test of that would pass.
+device() {
+    wait_for 10 "namespace $2 of $1 appears" namespace "$1" "$2"
+    device=$(namespace "$1" "$2")
+    wait_for 10 "$device can be opened" dd if="$device" of=/dev/null bs=4096 count=1
+}
+gone() { ! namespace "$1" "$2"; }
+disconnect() {
+    nvme disconnect -n "$1" >/dev/null
+    wait_for 10 "controller of $1 goes" no_controller "$1"
+}
+no_controller() { ! controller "$1"; }
+
+# checked_io DEVICE: fio writes every block once with a checksum, in several sizes, and reads it back to check.
+checked_io() {
+    for size in 4k 128k; do
+        fio --name="crc-$size" --filename="$1" --rw=randwrite --bs=$size --size=16M --direct=1 --ioengine=libaio \
+            --iodepth=8 --verify=crc32c --verify_fatal=1 --do_verify=1 --randseed=7 --output-format=terse \
+            >/tmp/fio.log 2>&1 || fail "fio with $size on $1: $(cat /tmp/fio.log)"
+    done
+}
+# same_bytes A B MIB
+same_bytes() {
+    dd if="$1" of=/tmp/a.sum bs=1M count="$3" 2>/dev/null
+    dd if="$2" of=/tmp/b.sum bs=1M count="$3" 2>/dev/null
+    cmp /tmp/a.sum /tmp/b.sum || fail "$1 and $2 differ"
+    rm /tmp/a.sum /tmp/b.sum
+}
