@@ -156,3 +156,69 @@ same_bytes() {
     cmp /tmp/a.sum /tmp/b.sum || fail "$1 and $2 differ"
     rm /tmp/a.sum /tmp/b.sum
 }
+
+# nvmet_by_hand SUBSYSTEM PORT FILE...: the kernel's target, set up with nothing of ours, as another program would.
+nvmet_by_hand() {
+    subsystem=$configfs/subsystems/$1 port=$configfs/ports/$2 service=$2 nsid=0
+    shift 2
+    mkdir "$subsystem"
+    echo 1 >"$subsystem/attr_allow_any_host"
+    for path in "$@"; do
+        nsid=$((nsid + 1))
+        mkdir "$subsystem/namespaces/$nsid"
+        printf %s "$path" >"$subsystem/namespaces/$nsid/device_path"
+        echo 1 >"$subsystem/namespaces/$nsid/enable"
+    done
+    mkdir "$port"
+    echo ipv4 >"$port/addr_adrfam"
+    echo tcp >"$port/addr_trtype"
+    echo 127.0.0.1 >"$port/addr_traddr"
+    echo "$service" >"$port/addr_trsvcid"
+    ln -s "$subsystem" "$port/subsystems/"
+}
+# publish NAME NQN PORT FILE...: the segment's description, as the engine of another make would write it.
+publish() {
+    buffers='' id=0 name=$1 subnqn=$2 service=$3
+    shift 3
+    for path in "$@"; do
+        id=$((id + 1))
+        bytes=$(blockdev --getsize64 "$path" 2>/dev/null || stat -c %s "$path")
+        buffers="$buffers${buffers:+,}{\"id\":$id,\"path\":\"$path\",\"size\":$bytes,\"align\":0}"
+    done
+    body="{\"name\":\"$name\",\"protocol\":\"nvmeof_generic\",\"tcp_data_port\":0,\
+\"timestamp\":\"2026-01-01 00:00:00.000000\",\"nvmeof_generic_trid\":{\"trtype\":\"tcp\",\"adrfam\":\"ipv4\",\
+\"traddr\":\"127.0.0.1\",\"trsvcid\":\"$service\",\"subnqn\":\"$subnqn\"},\"file_buffers\":[$buffers]}"
+    wait_for 10 "$name can be published" put "$name" "$body"
+}
+# Busybox's nc may leave before the answer has come: PUT can be repeated.
+put() {
+    {
+        printf 'PUT /metadata?key=mooncake%%2Fram%%2F%s HTTP/1.1\r\nHost: localhost\r\n' "$1"
+        printf 'Connection: close\r\nContent-Length: %s\r\n\r\n%s' "${#2}" "$2"
+    } | nc 127.0.0.1 8080 | grep -q '^HTTP/1.1 200 '
+}
+
+# bad_device MIB BLOCKS: /dev/bad, in memory; reading or writing BLOCKS, such as +2048-2055, fails.
+bad_device() {
+    bad=/sys/kernel/config/nullb/bad
+    mkdir $bad
+    echo "$1" >$bad/size
+    echo 1 >$bad/memory_backed
+    echo "$2" >$bad/badblocks
+    echo 1 >$bad/power
+    [ -b /dev/bad ] || fail "null_blk made no /dev/bad"
+}
+# bad_block_read SEGMENT: our host, on a segment of /dev/bad whose 4 KiB at 1 MiB are bad.
+bad_block_read() {
+    segment=$1
+    bad_block_range 1M >/dev/null || fail "blocks before the bad ones cannot be read"
+    refused bad_block_range 1028k
+    contains "$said" 1048576
+    say "$(echo "$said" | tail -n 1)"
+    bad_block_range 1M >/dev/null || fail "one bad block ended the connection for good"
+}
+bad_block_range() {
+    bin/transfer-bench --mode=initiator --metadata_server=$metadata --segment_id="$segment" --queue_depth=1 \
+        --local_server_name=initiator --block_size=4k --pattern=sequential --warmup=0 --duration=1 --batch_size=1 \
+        --range="$1" 2>&1
+}

@@ -3,13 +3,7 @@
 # Host: kernel
 # Needs: nvme fio jq
 modules nvme-tcp null_blk
-bad=/sys/kernel/config/nullb/bad
-mkdir $bad
-echo 32 >$bad/size
-echo 1 >$bad/memory_backed
-echo '+16384-16391' >$bad/badblocks
-echo 1 >$bad/power
-[ -b /dev/bad ] || fail "null_blk made no /dev/bad"
+bad_device 32 +16384-16391
 dd if=/dev/urandom of=/dev/bad bs=1M count=8 oflag=direct 2>/dev/null
 refused dd if=/dev/bad of=/dev/null bs=4096 skip=2048 count=1 iflag=direct
 good=$(file good 16)
@@ -23,7 +17,7 @@ echo 2 >"/sys/block/${device##*/}/queue/nomerges"
 
 # Every 4 KiB once, in random order, 16 at a time: 8192 requests, and just the one on sectors 16384 to 16391 fails.
 fio --name=all --filename="$device" --rw=randread --bs=4k --size=32M --direct=1 --ioengine=libaio --iodepth=16 \
-    --ignore_error=ENODATA:EIO --error_dump=1 --output-format=json >/tmp/fio.log 2>&1 || fail "fio: $(cat /tmp/fio.log)"
+    --ignore_error=61:5 --error_dump=1 --output-format=json >/tmp/fio.log 2>&1 || fail "fio: $(cat /tmp/fio.log)"
 eq 'what failed' "$(sed -n 's/.*io_u error.*: \([^:]*\): read \(offset=.*\)/\1, \2/p' /tmp/fio.log)" \
     'No data available, offset=8388608, buflen=4096'
 eq 'requests' "$(sed -n '/^{/,$p' /tmp/fio.log | jq '.jobs[0].read.total_ios')" 8192
