@@ -20,7 +20,7 @@ fn a_host_connects_identifies_reads_and_writes() {
     let cid = admin.cid();
     let page = IdentifyController::decode(&admin.execute(&Identify::controller().sqe(cid)).data).unwrap();
     assert_eq!(page.max_transfer_bytes(4096), Some(1 << 20));
-    assert_eq!(page.max_in_capsule_bytes(), 16 << 10);
+    assert_eq!(page.max_in_capsule_bytes(), 64 << 10);
     let cid = admin.cid();
     let page = admin.execute(&Identify::of(Cns::Namespace, Nsid(1)).sqe(cid)).data;
     let namespace = IdentifyNamespace::decode(&page).unwrap();

@@ -61,7 +61,7 @@ fn p14_each_broken_header_is_told_by_its_field() {
             "more data than a capsule may bring",
             |pdu| {
                 pdu[3] = 72;
-                pdu[4..8].copy_from_slice(&(72 + 16385_u32).to_le_bytes());
+                pdu[4..8].copy_from_slice(&(72 + 65537_u32).to_le_bytes());
             },
             invalid(PduField::PLEN),
         ),

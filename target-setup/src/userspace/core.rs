@@ -58,9 +58,9 @@ impl Core {
             max_idle_bytes: limits::DATA_POOL_IDLE_BYTES,
             ..PoolConfig::default()
         };
-        // 4 KiB and 16 KiB: in-capsule data has no more.
+        // 4, 16 and 64 KiB: in-capsule data has no more.
         let capsule = PoolConfig {
-            tiers: 2,
+            tiers: 3,
             max_bytes: limits::CAPSULE_POOL_BYTES,
             max_idle_bytes: limits::CAPSULE_POOL_IDLE_BYTES,
             ..PoolConfig::default()

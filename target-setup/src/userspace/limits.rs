@@ -18,8 +18,8 @@ pub const MAX_NSID: u32 = 1 << 20;
 pub const MDTS: u8 = 8;
 /// The largest transfer in bytes.
 pub const MAX_TRANSFER_BYTES: u32 = 4096 << MDTS;
-/// In-capsule data that a command may bring, in bytes.
-pub const MAX_IN_CAPSULE_BYTES: u32 = 16 << 10;
+/// In-capsule data that a command may bring, in bytes: the writes that need not wait for an R2T.
+pub const MAX_IN_CAPSULE_BYTES: u32 = 64 << 10;
 /// MAXH2CDATA: data in one H2CData, in bytes. A whole transfer: it is received straight into place.
 pub const MAX_H2C_DATA_BYTES: u32 = MAX_TRANSFER_BYTES;
 /// Asynchronous Event Requests outstanding on one controller (AERL + 1).
@@ -58,7 +58,7 @@ pub const DATA_POOL_IDLE_BYTES: usize = 8 << 20;
 /// Buffers for in-capsule data of one reactor, in bytes.
 pub const CAPSULE_POOL_BYTES: usize = 64 << 20;
 /// What a reactor keeps of them when idle, in bytes.
-pub const CAPSULE_POOL_IDLE_BYTES: usize = 2 << 20;
+pub const CAPSULE_POOL_IDLE_BYTES: usize = 8 << 20;
 /// Operations that a reactor's I/O engine takes at once.
 pub const ENGINE_CAPACITY: usize = 1024;
 /// Reactors that are started unless another number is asked for, where there are as many processors.

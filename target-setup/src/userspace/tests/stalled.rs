@@ -68,10 +68,11 @@ fn p07_in_capsule_writes_to_a_stalled_namespace_leave_memory_for_others() {
     stall(&target, 1);
     let data = vec![7; limits::MAX_IN_CAPSULE_BYTES as usize];
     let mut queues: Vec<_> = (1..=3).map(|qid| target.io(cntlid, qid, Digests::NONE, DataAlignment::NONE)).collect();
+    const COMMANDS: usize = 400;
     let mut sent = 0;
     for io in &mut queues {
-        for _ in 0..1000 {
-            let mut sqe = io.write_sqe(1, 0, 32);
+        for _ in 0..COMMANDS {
+            let mut sqe = io.write_sqe(1, 0, limits::MAX_IN_CAPSULE_BYTES / 512);
             sqe.set_sgl(SglDescriptor::InCapsule { offset: 0, length: data.len() as u32 });
             io.send_command(&sqe, &data);
             sent += 1;
@@ -93,7 +94,7 @@ fn p07_in_capsule_writes_to_a_stalled_namespace_leave_memory_for_others() {
     });
     let (mut succeeded, mut interrupted) = (0, 0);
     for io in &mut queues {
-        for _ in 0..1000 {
+        for _ in 0..COMMANDS {
             let Pdu::CapsuleResp(response) = io.receive().unwrap().pdu else { panic!("something else came") };
             match response.cqe.status.code {
                 StatusCode::Success => succeeded += 1,
