@@ -122,7 +122,7 @@ pub(crate) struct RunArgs {
     /// The transport: NVMe over Fabrics, or one that moves nothing and shows what the engine itself costs
     #[arg(long, value_enum, default_value_t = Protocol::Nvmeof, help_heading = "Initiator")]
     pub(crate) protocol: Protocol,
-    /// How the initiator is realised: NVMe/TCP in this process, or the file itself on the same machine
+    /// How the initiator is realised
     #[arg(long, alias = "host-driver", value_enum, default_value_t = HostDriver::Userspace, help_heading = "Initiator")]
     pub(crate) host_driver: HostDriver,
     /// Checksums on the wire
@@ -227,8 +227,12 @@ pub(crate) enum TargetDriver {
 /// How the initiator is realised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum HostDriver {
+    /// What fits the target: userspace for tcp, kernel for rdma
+    Auto,
     /// NVMe/TCP in this process
     Userspace,
+    /// The kernel's NVMe host (needs root, and a build with --features libnvme)
+    Kernel,
     /// Opens the target's file itself, on the same machine
     Local,
 }

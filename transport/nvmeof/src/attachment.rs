@@ -1,7 +1,7 @@
 //! An attached target: what its callers, the workers and the control thread share about it.
 
 use crate::host::namespaces::NamespaceTable;
-use crate::status::{AttachmentStatus, ConnectionState, Counters};
+use crate::status::{AttachmentStatus, ConnectionState, Counters, DriverChoice};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,6 +28,7 @@ pub(crate) struct Attachment {
     pub(crate) id: AttachmentId,
     /// The target, for people.
     pub(crate) target: Arc<str>,
+    driver: DriverChoice,
     view: RwLock<View>,
     closed: AtomicBool,
     state: Mutex<ConnectionState>,
@@ -42,10 +43,11 @@ pub(crate) struct Attachment {
 struct CounterCell([AtomicU64; Counters::COUNT]);
 
 impl Attachment {
-    pub(crate) fn new(id: AttachmentId, target: Arc<str>, view: View, workers: usize) -> Self {
+    pub(crate) fn new(id: AttachmentId, target: Arc<str>, driver: DriverChoice, view: View, workers: usize) -> Self {
         Self {
             id,
             target,
+            driver,
             view: RwLock::new(view),
             closed: AtomicBool::new(false),
             state: Mutex::new(ConnectionState::Connecting),
@@ -101,6 +103,7 @@ impl Attachment {
         let (queues, files) = self.with_view(|view| (view.queues, view.table.iter().count()));
         AttachmentStatus {
             target: self.target.to_string(),
+            driver: self.driver,
             state: self.state.lock().clone(),
             reconnects: self.reconnects.load(Ordering::Relaxed),
             queues,

@@ -14,7 +14,7 @@
 //! - [`config`]: what can be set. [`status`]: what it does and did.
 //! - [`transport`]: the engine's way in. [`offer`]: the own files. [`remote`]: another engine's segment.
 //! - [`worker`]: the threads that move slices. [`intake`]: what all slices go through before a device.
-//! - [`host`]: the host drivers: [`host::userspace`], and `local`.
+//! - [`host`]: the host drivers: [`host::userspace`], `kernel` and `local`.
 
 mod attachment;
 pub mod config;
@@ -32,7 +32,7 @@ mod trid;
 mod worker;
 
 pub use config::{HostDriver, NvmeofOptions, OptionsError, TargetDriverKind};
-pub use status::{AttachmentStatus, ConnectionState, Counters, TransportStatus};
+pub use status::{AttachmentStatus, ConnectionState, Counters, DriverChoice, TransportStatus};
 pub use transport::{NvmeofFactory, NvmeofTransport, factory};
 
 /// The transport's name, as in `install_transport` and in a segment's `protocol`.

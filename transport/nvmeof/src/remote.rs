@@ -1,17 +1,21 @@
 //! Another engine's segment: cuts slices where its device needs it, and chooses the workers.
 
 use crate::attachment::{Attachment, Latch};
-use crate::config::{HostSettings, MAX_WORKERS};
+use crate::config::{HostSettings, KernelSettings, MAX_WORKERS, Settings};
+use crate::host::kernel::session::{KernelHost, KernelTarget, no_thread};
 use crate::host::local::LocalFiles;
 use crate::host::userspace::control::{ControlHandle, ControlMessage, Destination};
 use crate::host::userspace::session::worker_of;
 use crate::intake::split::{CutRules, cut};
+use crate::transport::userspace_destination;
 use crate::trid;
 use crate::worker::{Order, Seat, WorkerPool, current_thread};
 use nvferry_engine::error::ErrorKind;
 use nvferry_engine::{
     EngineError, Failure, FileBufferId, FileLimits, Operation, RemoteSegment, SegmentDesc, Slice, Waiting,
 };
+use nvferry_libnvme_sys::{ConnectOptions, ConnectRequest};
+use nvferry_wire::trid::TrType;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -28,9 +32,57 @@ const SLICES_PER_WORKER: u64 = 64;
 pub(crate) enum Way {
     /// Over NVMe/TCP.
     Userspace(ControlHandle),
+    /// As the kernel's NVMe devices.
+    Kernel { host: KernelHost, plan: KernelPlan },
     /// As files of this machine.
     Local { files: Mutex<Arc<LocalFiles>>, direct: bool },
 }
+
+/// How this host wants the kernel to connect, whatever the target.
+#[derive(Debug, Clone)]
+pub(crate) struct KernelPlan {
+    host: HostSettings,
+    kernel: KernelSettings,
+    queues: usize,
+}
+
+impl KernelPlan {
+    /// One I/O queue for each worker, as far as the kernel has use for them.
+    pub(crate) fn new(settings: &Settings, workers: usize) -> Self {
+        Self { host: settings.host.clone(), kernel: settings.kernel, queues: workers.clamp(1, MAX_WORKERS) }
+    }
+
+    /// What to ask of the kernel to reach a segment's target.
+    ///
+    /// # Errors
+    /// The description does not say where that is.
+    pub(crate) fn request(&self, segment: &SegmentDesc) -> Result<ConnectRequest, EngineError> {
+        let (trid, subnqn) = trid::read(segment)?;
+        let is_tcp = trid.trtype == TrType::Tcp;
+        Ok(ConnectRequest {
+            transport: trid.trtype.to_string(),
+            traddr: trid.traddr.to_string(),
+            trsvcid: trid.trsvcid.to_string(),
+            subsysnqn: subnqn.to_string(),
+            hostnqn: self.host.host_nqn.to_string(),
+            hostid: self.host.host_id.to_string(),
+            options: ConnectOptions {
+                nr_io_queues: Some(self.queues as u16),
+                queue_size: Some(self.host.queue_depth.clamp(KERNEL_QUEUE_SIZE.0, KERNEL_QUEUE_SIZE.1)),
+                // The kernel counts whole seconds, and takes 0 for "none".
+                keep_alive_tmo_s: Some(self.host.kato.as_millis().div_ceil(1000) as u32),
+                reconnect_delay_s: Some(self.kernel.reconnect_delay_s),
+                ctrl_loss_tmo_s: Some(self.kernel.ctrl_loss_tmo_s),
+                // Only NVMe/TCP has any.
+                hdr_digest: is_tcp && self.host.digests.header,
+                data_digest: is_tcp && self.host.digests.data,
+            },
+        })
+    }
+}
+
+/// The least and the most entries of a queue that the kernel takes (NVMF_MIN_QUEUE_SIZE, NVMF_MAX_QUEUE_SIZE).
+const KERNEL_QUEUE_SIZE: (u16, u16) = (16, 1024);
 
 /// Another engine's segment.
 #[derive(Debug)]
@@ -63,6 +115,28 @@ impl Remote {
             reply,
         });
         let remote = Self { attachment, pool, way: Way::Userspace(control) };
+        // On failure the drop lets go of everything.
+        wait(&answer, deadline, &remote.attachment)?;
+        Ok(remote)
+    }
+
+    /// Has the kernel connect to a segment's target, and opens the devices.
+    ///
+    /// # Errors
+    /// The kernel cannot connect, or no device comes by the deadline.
+    pub(crate) fn attach_kernel(
+        attachment: Arc<Attachment>,
+        pool: Arc<WorkerPool>,
+        plan: KernelPlan,
+        target: KernelTarget,
+        segment: &SegmentDesc,
+        deadline: Instant,
+    ) -> Result<Self, EngineError> {
+        let (reply, answer) = sync_channel(1);
+        let files = segment.file_buffers.clone();
+        let host = KernelHost::start(Arc::clone(&attachment), Arc::downgrade(&pool), target, files, reply);
+        let host = host.map_err(|error| no_thread(&error))?;
+        let remote = Self { attachment, pool, way: Way::Kernel { host, plan } };
         // On failure the drop lets go of everything.
         wait(&answer, deadline, &remote.attachment)?;
         Ok(remote)
@@ -165,11 +239,15 @@ impl Remote {
         self.pool.order_all(|| Order::Close { id, deadline, done: Arc::clone(&done) });
         // Workers end what is left at the deadline; they are given a moment to do it.
         done.wait(deadline + CLOSE_GRACE);
-        if let Way::Userspace(control) = &self.way {
-            let done = Latch::new(1);
-            control.send(ControlMessage::Close { id, deadline, done: Arc::clone(&done) });
-            done.wait(deadline + CLOSE_GRACE);
+        let done = Latch::new(1);
+        match &self.way {
+            Way::Userspace(control) => {
+                control.send(ControlMessage::Close { id, deadline, done: Arc::clone(&done) });
+            }
+            Way::Kernel { host, .. } => host.close(Arc::clone(&done)),
+            Way::Local { .. } => return,
         }
+        done.wait(deadline + CLOSE_GRACE);
     }
 }
 
@@ -183,10 +261,12 @@ impl RemoteSegment for Remote {
             let max_slice_bytes = namespace.max_command_bytes(view.max_transfer_bytes).into();
             Some(FileLimits { max_slice_bytes, block_bytes: namespace.block_bytes() })
         });
-        if limits.is_none()
-            && let Way::Userspace(control) = &self.way
-        {
-            control.send(ControlMessage::Rescan { id: self.attachment.id });
+        if limits.is_none() {
+            match &self.way {
+                Way::Userspace(control) => control.send(ControlMessage::Rescan { id: self.attachment.id }),
+                Way::Kernel { host, .. } => host.look(),
+                Way::Local { .. } => {}
+            }
         }
         limits
     }
@@ -194,10 +274,14 @@ impl RemoteSegment for Remote {
     fn update(&self, segment: &SegmentDesc, deadline: Instant) -> Result<(), EngineError> {
         match &self.way {
             Way::Userspace(control) => {
-                let (trid, subnqn) = trid::read(segment)?;
                 let (reply, answer) = sync_channel(1);
-                let destination = Destination { address: trid.socket_addr(), subnqn };
+                let destination = userspace_destination(segment)?;
                 control.send(ControlMessage::Update { id: self.attachment.id, destination, reply });
+                wait(&answer, deadline, &self.attachment)
+            }
+            Way::Kernel { host, plan } => {
+                let (reply, answer) = sync_channel(1);
+                host.update(plan.request(segment)?, segment.file_buffers.clone(), reply);
                 wait(&answer, deadline, &self.attachment)
             }
             Way::Local { files, direct } => {

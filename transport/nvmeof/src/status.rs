@@ -1,5 +1,7 @@
 //! What a transport does and did, as plain data.
 
+use crate::config::HostDriver;
+
 /// What went through a device, or several, counted from the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -75,11 +77,22 @@ pub enum ConnectionState {
     Closed,
 }
 
+/// Which host driver reaches a target, and why that one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DriverChoice {
+    /// The driver; never `Auto`.
+    pub driver: HostDriver,
+    /// The reason, for people.
+    pub why: &'static str,
+}
+
 /// An attached target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AttachmentStatus {
     /// The target, for people.
     pub target: String,
+    /// What reaches it.
+    pub driver: DriverChoice,
     /// Where the connection to it stands.
     pub state: ConnectionState,
     /// Times that it was found again.

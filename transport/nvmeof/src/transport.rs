@@ -3,12 +3,15 @@
 use crate::PROTOCOL;
 use crate::attachment::{Attachment, AttachmentId, View};
 use crate::config::{Environment, HostDriver, NvmeofOptions, Settings};
-use crate::host::local::{self, LocalFiles};
+use crate::host::kernel::fabrics::Libnvme;
+use crate::host::kernel::session::KernelTarget;
+use crate::host::kernel::sysfs::Sysfs;
+use crate::host::local::LocalFiles;
 use crate::host::namespaces::NamespaceTable;
 use crate::host::userspace::control::{Control, Destination};
 use crate::offer::Offer;
-use crate::remote::Remote;
-use crate::status::{Counters, TransportStatus};
+use crate::remote::{KernelPlan, Remote};
+use crate::status::{Counters, DriverChoice, TransportStatus};
 use crate::trid::{self, TRID_FIELD};
 use crate::worker::WorkerPool;
 use nvferry_engine::error::ErrorKind;
@@ -17,6 +20,7 @@ use nvferry_engine::{
     TransportFactory,
 };
 use nvferry_target::TargetDriver;
+use nvferry_wire::trid::TrType;
 use parking_lot::Mutex;
 use std::io;
 use std::path::Path;
@@ -140,35 +144,88 @@ impl NvmeofTransport {
         Ok(host.insert(Host { pool, control: Arc::new(control) }).clone())
     }
 
-    fn new_attachment(&self, target: String, view: View, workers: usize) -> Arc<Attachment> {
+    fn new_attachment(&self, target: String, driver: DriverChoice, view: View, workers: usize) -> Arc<Attachment> {
+        tracing::info!(
+            target: "nvferry::host", to = target, driver = ?driver.driver, why = driver.why, "attaching a segment"
+        );
         let id = AttachmentId(self.next_attachment.fetch_add(1, Ordering::Relaxed));
-        Arc::new(Attachment::new(id, target.into(), view, workers))
+        Arc::new(Attachment::new(id, target.into(), driver, view, workers))
     }
 
-    fn attach_userspace(&self, segment: &SegmentDesc, deadline: Instant) -> Result<Remote, EngineError> {
-        let (trid, subnqn) = trid::read(segment)?;
-        let destination = Destination { address: trid.socket_addr(), subnqn };
+    fn attach_userspace(
+        &self,
+        segment: &SegmentDesc,
+        driver: DriverChoice,
+        deadline: Instant,
+    ) -> Result<Remote, EngineError> {
+        let destination = userspace_destination(segment)?;
         let host = self.host()?;
         let target = format!("{} ({})", destination.address, destination.subnqn);
         let view = View { table: Arc::new(NamespaceTable::default()), max_transfer_bytes: u32::MAX, queues: 1 };
-        let attachment = self.new_attachment(target, view, host.pool.len());
+        let attachment = self.new_attachment(target, driver, view, host.pool.len());
         let control = host.control.handle().clone();
         Remote::attach(attachment, host.pool, control, destination, self.settings.host.clone(), deadline)
     }
 
-    fn attach_local(&self, segment: &SegmentDesc) -> Result<Remote, EngineError> {
+    fn attach_kernel(
+        &self,
+        segment: &SegmentDesc,
+        driver: DriverChoice,
+        deadline: Instant,
+    ) -> Result<Remote, EngineError> {
+        let host = self.host()?;
+        let plan = KernelPlan::new(&self.settings, host.pool.len());
+        let request = plan.request(segment)?;
+        let target =
+            format!("{}:{} ({}) by the kernel's host", request.traddr, request.trsvcid, request.subsysnqn);
+        let view = View { table: Arc::default(), max_transfer_bytes: u32::MAX, queues: host.pool.len() };
+        let attachment = self.new_attachment(target, driver, view, host.pool.len());
+        let sysfs = Sysfs::of_this_machine();
+        let kernel = KernelTarget { sysfs, fabrics: Arc::new(Libnvme), request, direct: self.settings.direct };
+        Remote::attach_kernel(attachment, host.pool, plan, kernel, segment, deadline)
+    }
+
+    fn attach_local(&self, segment: &SegmentDesc, driver: DriverChoice) -> Result<Remote, EngineError> {
         let files = LocalFiles::open(segment, self.settings.direct, None)?;
         let host = self.host()?;
         let view = View {
             table: Arc::clone(&files.table),
-            max_transfer_bytes: local::MAX_TRANSFER_BYTES,
+            max_transfer_bytes: files.max_transfer_bytes,
             queues: host.pool.len(),
         };
         let target = format!("local files of {}", segment.name);
-        let attachment = self.new_attachment(target, view, host.pool.len());
+        let attachment = self.new_attachment(target, driver, view, host.pool.len());
         attachment.set_state(crate::status::ConnectionState::Connected);
         Ok(Remote::open_local(attachment, host.pool, files, self.settings.direct))
     }
+}
+
+/// Where the userspace host connects to.
+///
+/// # Errors
+/// The description lacks it, or it is over a fabric that only the kernel has.
+pub(crate) fn userspace_destination(segment: &SegmentDesc) -> Result<Destination, EngineError> {
+    let (trid, subnqn) = trid::read(segment)?;
+    if trid.trtype != TrType::Tcp {
+        let why = format!(
+            "segment {} is offered over {}, which the userspace host does not have; use host_driver=kernel",
+            segment.name, trid.trtype
+        );
+        return Err(EngineError::new(ErrorKind::NotImplemented, why));
+    }
+    Ok(Destination { address: trid.socket_addr(), subnqn })
+}
+
+/// Which driver reaches a segment.
+fn choose(setting: HostDriver, segment: &SegmentDesc) -> Result<DriverChoice, EngineError> {
+    let (driver, why) = match setting {
+        HostDriver::Auto => match trid::read(segment)?.0.trtype {
+            TrType::Tcp => (HostDriver::Userspace, "automatic: it does tcp, and needs neither root nor modules"),
+            TrType::Rdma => (HostDriver::Kernel, "automatic: only the kernel's host does rdma"),
+        },
+        asked => (asked, "asked for"),
+    };
+    Ok(DriverChoice { driver, why })
 }
 
 impl Transport for NvmeofTransport {
@@ -193,9 +250,11 @@ impl Transport for NvmeofTransport {
     }
 
     fn attach(&self, segment: &SegmentDesc, deadline: Instant) -> Result<Arc<dyn RemoteSegment>, EngineError> {
-        let remote = match self.settings.host_driver {
-            HostDriver::Auto | HostDriver::Userspace => self.attach_userspace(segment, deadline)?,
-            HostDriver::Local => self.attach_local(segment)?,
+        let choice = choose(self.settings.host_driver, segment)?;
+        let remote = match choice.driver {
+            HostDriver::Kernel => self.attach_kernel(segment, choice, deadline)?,
+            HostDriver::Local => self.attach_local(segment, choice)?,
+            HostDriver::Auto | HostDriver::Userspace => self.attach_userspace(segment, choice, deadline)?,
         };
         let remote = Arc::new(remote);
         let mut attached = self.attached.lock();
@@ -222,5 +281,35 @@ impl Transport for NvmeofTransport {
 impl Drop for NvmeofTransport {
     fn drop(&mut self) {
         self.uninstall(Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nvferry_wire::TransportId;
+
+    fn segment(trtype: &str) -> SegmentDesc {
+        let mut segment = SegmentDesc::new("node7", PROTOCOL);
+        let trid: TransportId =
+            format!("trtype={trtype} traddr=10.0.0.7 subnqn=nqn.2016-06.io.mc:node7").parse().unwrap();
+        trid::describe(&mut segment, &trid);
+        segment
+    }
+
+    #[test]
+    fn auto_is_userspace_for_tcp_and_the_kernel_for_rdma() {
+        for (setting, trtype, driver, why) in [
+            (HostDriver::Auto, "tcp", HostDriver::Userspace, "automatic"),
+            (HostDriver::Auto, "rdma", HostDriver::Kernel, "automatic"),
+            (HostDriver::Kernel, "tcp", HostDriver::Kernel, "asked for"),
+            (HostDriver::Local, "rdma", HostDriver::Local, "asked for"),
+        ] {
+            let choice = choose(setting, &segment(trtype)).unwrap();
+            assert_eq!(choice.driver, driver);
+            assert!(choice.why.contains(why), "{}", choice.why);
+        }
+        let refused = userspace_destination(&segment("rdma")).unwrap_err().to_string();
+        assert!(refused.contains("rdma") && refused.contains("host_driver=kernel"), "{refused}");
     }
 }

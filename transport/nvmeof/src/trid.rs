@@ -2,7 +2,6 @@
 
 use nvferry_engine::error::ErrorKind;
 use nvferry_engine::{EngineError, SegmentDesc};
-use nvferry_wire::trid::TrType;
 use nvferry_wire::{Nqn, TransportId};
 use serde_json::{Map, Value};
 
@@ -18,7 +17,7 @@ pub(crate) fn describe(segment: &mut SegmentDesc, trid: &TransportId) {
 /// Reads the transport id and the subsystem's name out of a description.
 ///
 /// # Errors
-/// It is missing, wrong, names no subsystem, or is for a fabric that this host cannot use.
+/// It is missing, wrong, or names no subsystem.
 pub(crate) fn read(segment: &SegmentDesc) -> Result<(TransportId, Nqn), EngineError> {
     let name = &segment.name;
     let malformed = |why: String| EngineError::new(ErrorKind::MalformedJson, format!("segment {name}: {why}"));
@@ -31,10 +30,6 @@ pub(crate) fn read(segment: &SegmentDesc) -> Result<(TransportId, Nqn), EngineEr
     let object = value.as_object().ok_or_else(|| malformed(format!("its {TRID_FIELD} is not an object: {value}")))?;
     let trid = parse(object).map_err(|why| malformed(format!("its {TRID_FIELD} is wrong: {why}")))?;
     let subnqn = trid.subnqn.clone().ok_or_else(|| malformed(format!("its {TRID_FIELD} has no subnqn")))?;
-    if trid.trtype != TrType::Tcp {
-        let why = format!("segment {name} is offered over {}, which the userspace host does not have", trid.trtype);
-        return Err(EngineError::new(ErrorKind::NotImplemented, why));
-    }
     Ok((trid, subnqn))
 }
 
@@ -87,10 +82,6 @@ mod tests {
             (Some(serde_json::json!({"traddr": ["x"], "subnqn": "nqn.2016-06.io.mc:x"})), "not a string"),
             (Some(serde_json::json!({"traddr": "127.0.0.1"})), "has no subnqn"),
             (Some(serde_json::json!({"subnqn": "nqn.2016-06.io.mc:x"})), "traddr is missing"),
-            (
-                Some(serde_json::json!({"trtype": "rdma", "traddr": "127.0.0.1", "subnqn": "nqn.2016-06.io.mc:x"})),
-                "rdma",
-            ),
         ];
         for (trid, needle) in cases {
             let error = read(&segment(trid)).unwrap_err().to_string();

@@ -25,17 +25,25 @@ pub const DEFAULT_QUEUE_DEPTH: u16 = 128;
 pub const MAX_QUEUE_DEPTH: u16 = 1024;
 /// Keep-alive timeout where nobody says otherwise.
 pub const DEFAULT_KATO: Duration = Duration::from_secs(15);
+/// Seconds that the kernel reconnects where nobody says otherwise: for ever, as a controller is given up only when told.
+const DEFAULT_CTRL_LOSS_TMO_S: i32 = -1;
+/// Seconds between two of the kernel's attempts to reconnect where nobody says otherwise: the shortest that it takes.
+const DEFAULT_RECONNECT_DELAY_S: u32 = 1;
+/// The longest that can be asked for.
+pub(crate) const MAX_RECONNECT_DELAY_S: u32 = 3600;
 /// What a subsystem is called where nobody says otherwise: this and the server name.
 pub const SUBNQN_PREFIX: &str = "nqn.2016-06.io.mc:";
 
 /// How remote files are reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum HostDriver {
-    /// What fits the target: `userspace` for tcp.
+    /// What fits the target: `userspace` for tcp, `kernel` for rdma.
     #[default]
     Auto,
     /// Our own NVMe/TCP host.
     Userspace,
+    /// The kernel's NVMe host, through libnvme; only in programs built with the feature `libnvme`.
+    Kernel,
     /// Opens the target's files directly; only where target and host are the same machine.
     Local,
 }
@@ -76,6 +84,16 @@ pub enum OptionsError {
         /// What would do.
         must_be: &'static str,
     },
+    /// A driver that was left out of this build.
+    #[error("{option}={value}: {why}")]
+    NotBuilt {
+        /// The key.
+        option: &'static str,
+        /// As given.
+        value: &'static str,
+        /// How to get it, and what to use instead.
+        why: &'static str,
+    },
     /// The transport id within the text is wrong.
     #[error(transparent)]
     Trid(#[from] TridError),
@@ -91,7 +109,11 @@ pub enum OptionsError {
 
 impl From<OptionsError> for EngineError {
     fn from(error: OptionsError) -> Self {
-        Self::new(ErrorKind::InvalidArgument, error.to_string())
+        let kind = match error {
+            OptionsError::NotBuilt { .. } => ErrorKind::NotImplemented,
+            _ => ErrorKind::InvalidArgument,
+        };
+        Self::new(kind, error.to_string())
     }
 }
 
@@ -116,6 +138,8 @@ pub struct NvmeofOptions {
     pub(crate) host_nqn: Option<Nqn>,
     pub(crate) host_id: Option<HostId>,
     pub(crate) spin: Option<Duration>,
+    pub(crate) ctrl_loss_tmo_s: Option<i32>,
+    pub(crate) reconnect_delay_s: Option<u32>,
 }
 
 impl NvmeofOptions {
@@ -202,6 +226,21 @@ impl NvmeofOptions {
         self
     }
 
+    /// How many seconds the kernel host driver lets the kernel reconnect before it gives a controller up (which is then
+    /// connected anew); any negative number is for ever.
+    #[must_use]
+    pub fn ctrl_loss_tmo(mut self, seconds: i32) -> Self {
+        self.ctrl_loss_tmo_s = Some(seconds.max(-1));
+        self
+    }
+
+    /// How many seconds the kernel host driver lets the kernel wait between two attempts to reconnect, at least 1.
+    #[must_use]
+    pub fn reconnect_delay(mut self, seconds: u32) -> Self {
+        self.reconnect_delay_s = Some(seconds.clamp(1, MAX_RECONNECT_DELAY_S));
+        self
+    }
+
     /// These where they are set, else those.
     fn or(self, other: Self) -> Self {
         Self {
@@ -217,6 +256,8 @@ impl NvmeofOptions {
             host_nqn: self.host_nqn.or(other.host_nqn),
             host_id: self.host_id.or(other.host_id),
             spin: self.spin.or(other.spin),
+            ctrl_loss_tmo_s: self.ctrl_loss_tmo_s.or(other.ctrl_loss_tmo_s),
+            reconnect_delay_s: self.reconnect_delay_s.or(other.reconnect_delay_s),
         }
     }
 }
@@ -234,6 +275,16 @@ pub(crate) struct Settings {
     /// The longest that a worker looks for completions before it sleeps.
     pub(crate) spin: Duration,
     pub(crate) host: HostSettings,
+    pub(crate) kernel: KernelSettings,
+}
+
+/// What the kernel host driver asks of the kernel beside what all hosts have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KernelSettings {
+    /// How long the kernel reconnects before it gives a controller up, in seconds; -1 is for ever.
+    pub(crate) ctrl_loss_tmo_s: i32,
+    /// Between two attempts of the kernel to reconnect.
+    pub(crate) reconnect_delay_s: u32,
 }
 
 /// How this host presents itself to targets.
@@ -268,6 +319,10 @@ impl Settings {
         let keys = text.map_or_else(|| Ok(NvmeofOptions::default()), text::parse)?;
         let options = flags.or(keys);
         let offer = options.trid.map(|trid| with_subnqn(trid, server_name)).transpose()?;
+        if options.host_driver == Some(HostDriver::Kernel) && !cfg!(feature = "libnvme") {
+            let why = crate::host::NO_KERNEL_DRIVER;
+            return Err(OptionsError::NotBuilt { option: "host_driver", value: "kernel", why });
+        }
         let asked = environment.workers.unwrap_or(DEFAULT_WORKERS);
         let host_id = options.host_id.unwrap_or_else(|| derived_host_id(server_name));
         Ok(Self {
@@ -286,6 +341,10 @@ impl Settings {
                     data: options.data_digest.unwrap_or(false),
                 },
                 kato: options.kato.unwrap_or(DEFAULT_KATO),
+            },
+            kernel: KernelSettings {
+                ctrl_loss_tmo_s: options.ctrl_loss_tmo_s.unwrap_or(DEFAULT_CTRL_LOSS_TMO_S),
+                reconnect_delay_s: options.reconnect_delay_s.unwrap_or(DEFAULT_RECONNECT_DELAY_S),
             },
         })
     }
@@ -351,6 +410,20 @@ mod tests {
     fn a_server_name_that_no_subsystem_can_have_is_an_error() {
         let error = Settings::resolve(NvmeofOptions::new(), Some("traddr=127.0.0.1"), &Environment::default(), "a b");
         assert!(error.unwrap_err().to_string().contains("give subnqn="));
+    }
+
+    #[test]
+    fn the_kernel_driver_is_refused_where_it_was_not_built() {
+        let settings = resolve(NvmeofOptions::new(), Some("host_driver=kernel"), Environment::default());
+        if cfg!(feature = "libnvme") {
+            let kernel = settings.unwrap().kernel;
+            assert_eq!((kernel.ctrl_loss_tmo_s, kernel.reconnect_delay_s), (-1, 1), "never given up, found again soon");
+        } else {
+            let error = EngineError::from(settings.unwrap_err());
+            assert_eq!(error.kind(), ErrorKind::NotImplemented);
+            let message = error.to_string();
+            assert!(message.contains("--features libnvme") && message.contains("host_driver=userspace"), "{message}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The text of `install_transport`: a transport id, and more keys of the same form.
 
-use super::{HostDriver, MAX_QUEUE_DEPTH, MAX_WORKERS, NvmeofOptions, OptionsError, TargetDriverKind};
+use super::{HostDriver, MAX_QUEUE_DEPTH, MAX_RECONNECT_DELAY_S, MAX_WORKERS, NvmeofOptions, OptionsError, TargetDriverKind};
 use nvferry_wire::{HostId, Nqn, TransportId};
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ const KEYS: &[&str] = &[
     "hostnqn",
     "hostid",
     "spin_us",
+    "ctrl_loss_tmo_s",
+    "reconnect_delay_s",
 ];
 
 /// Reads the whole text. Keys are read regardless of case; each may stand once.
@@ -56,8 +58,9 @@ fn set(options: &mut NvmeofOptions, key: &'static str, value: &str) -> Result<()
             options.host_driver = Some(match value.to_ascii_lowercase().as_str() {
                 "auto" => HostDriver::Auto,
                 "userspace" => HostDriver::Userspace,
+                "kernel" => HostDriver::Kernel,
                 "local" => HostDriver::Local,
-                _ => return Err(wrong("auto, userspace or local")),
+                _ => return Err(wrong("auto, userspace, kernel or local")),
             });
         }
         "target_driver" => {
@@ -85,6 +88,17 @@ fn set(options: &mut NvmeofOptions, key: &'static str, value: &str) -> Result<()
             options.host_nqn = Some(Nqn::new(value).map_err(|_| wrong("an NQN, such as nqn.2016-06.io.example:host1"))?)
         }
         "hostid" => options.host_id = Some(uuid(value).ok_or_else(|| wrong("a UUID that is not all zeroes"))?),
+        "ctrl_loss_tmo_s" => {
+            let must_be = "a number of seconds from 0 to 86400, or -1 for ever";
+            options.ctrl_loss_tmo_s = Some(match value {
+                "-1" => -1,
+                _ => number(key, value, 0, 86_400, must_be)? as i32,
+            });
+        }
+        "reconnect_delay_s" => {
+            let most = MAX_RECONNECT_DELAY_S.into();
+            options.reconnect_delay_s = Some(number(key, value, 1, most, "a number of seconds from 1 to 3600")? as u32);
+        }
         _ => {
             // The last of KEYS: spin_us.
             let us = number(key, value, 0, 1_000_000, "a number of microseconds from 0 (off) to 1000000")?;
@@ -129,7 +143,8 @@ mod tests {
     fn all_keys_are_understood() {
         let text = "trtype=tcp adrfam=ipv4 traddr=127.0.0.1 trsvcid=0 host_driver=local target_driver=userspace workers=3 \
                     queue_depth=64 hdgst=on ddgst=yes direct=off kato_ms=2000 hostnqn=nqn.2020-01.org.example:h \
-                    hostid=00000000-0000-0000-0000-0000000000ff spin_us=20";
+                    hostid=00000000-0000-0000-0000-0000000000ff spin_us=20 ctrl_loss_tmo_s=-1 \
+                    reconnect_delay_s=2";
         let options = parse(text).unwrap();
         let expected = NvmeofOptions {
             trid: Some("traddr=127.0.0.1 trsvcid=0".parse().unwrap()),
@@ -144,6 +159,8 @@ mod tests {
             host_nqn: Some(Nqn::new("nqn.2020-01.org.example:h").unwrap()),
             host_id: Some(HostId(0xff_u128.to_be_bytes())),
             spin: Some(Duration::from_micros(20)),
+            ctrl_loss_tmo_s: Some(-1),
+            reconnect_delay_s: Some(2),
         };
         assert_eq!(options, expected);
         // None of the keys that the error message lists is missing above.
@@ -168,7 +185,9 @@ mod tests {
             ("traddr=127.0.0.1 workers=0", "workers=0: must be"),
             ("traddr=127.0.0.1 hdgst=maybe", "hdgst=maybe: must be on or off"),
             ("traddr=127.0.0.1 kato_ms=1", "kato_ms=1: must be"),
-            ("traddr=127.0.0.1 host_driver=spdk", "host_driver=spdk: must be auto, userspace or local"),
+            ("traddr=127.0.0.1 host_driver=spdk", "host_driver=spdk: must be auto, userspace, kernel or local"),
+            ("ctrl_loss_tmo_s=-2", "ctrl_loss_tmo_s=-2: must be a number of seconds from 0 to 86400, or -1"),
+            ("reconnect_delay_s=0", "reconnect_delay_s=0: must be"),
             ("traddr=127.0.0.1 target_driver=none", "target_driver=none: must be userspace"),
             ("traddr=127.0.0.1 hostid=0", "hostid=0: must be"),
             ("traddr=127.0.0.1 hostid=00000000-0000-0000-0000-000000000000", "must be"),

@@ -1,10 +1,14 @@
-//! The `local` host driver: the target's files opened directly, where target and host are the same machine.
+//! Files and block devices of this machine, opened directly. Two host drivers use it.
 //!
-//! Files are found by the paths in the segment's description, and only as many bytes as it names are reached. I/O
-//! goes through the worker's engine, past the page cache where that is asked for; what is not aligned goes through
-//! bounce buffers. A slice that times out while the system works on it ends in time, but its memory stays leased
-//! until the system is done with it.
+//! `local`: target and host are the same machine, and files are found by the paths in the segment's description.
+//! `kernel`: the kernel's NVMe devices, which [`super::kernel`] finds. Such a device may go and come back; when an error
+//! may come from that, the operation is tried again a few times, and waits where its device is found to be away.
+//!
+//! Only as many bytes are reached as the segment's description names. I/O goes through the worker's engine, past the page
+//! cache where that is asked for; what is not aligned goes through bounce buffers. A slice that times out while the
+//! system works on it ends in time, but its memory stays leased until the system is done with it.
 
+use super::kernel::{Doorbell, KernelDevice, errno};
 use super::namespaces::{HostNamespace, NamespaceTable, Presence};
 use crate::attachment::AttachmentId;
 use crate::intake::Intake;
@@ -14,7 +18,7 @@ use crate::status::Counters;
 use crate::worker::LocalIo;
 use nvferry_engine::error::ErrorKind;
 use nvferry_engine::{EngineError, Failure, FileBufferDesc, FileBufferId, Operation, SegmentDesc, Slice};
-use nvferry_io::file::FileOptions;
+use nvferry_io::file::{FileKind, FileOptions};
 use nvferry_io::{BufferPool, IoBuf, IoCompletion, IoFile, IoKind, IoRequest};
 use nvferry_wire::Nsid;
 use std::collections::HashMap;
@@ -24,6 +28,10 @@ use std::time::{Duration, Instant};
 
 /// The longest operation.
 pub(crate) const MAX_TRANSFER_BYTES: u32 = 1 << 20;
+/// How often an operation is tried on a kernel device, before an error that may mean a lost device is believed.
+const TRIES: u8 = 4;
+/// The wait before it is tried again, times the number of tries so far: the time to find out what became of the device.
+const RETRY_WAIT: Duration = Duration::from_millis(100);
 /// The wait for a bounce buffer that others of the worker have.
 const POOL_RETRY: Duration = Duration::from_millis(1);
 
@@ -36,13 +44,19 @@ struct LocalFile {
     /// For the last block, where the registered size ends within it: opened buffered, so that nothing beyond the size
     /// is written.
     tail: Option<Arc<IoFile>>,
+    /// The kernel's NVMe device that it is.
+    device: Option<KernelDevice>,
 }
 
 /// The files of a segment on this machine.
 #[derive(Debug)]
 pub(crate) struct LocalFiles {
     pub(crate) table: Arc<NamespaceTable>,
+    /// The longest operation.
+    pub(crate) max_transfer_bytes: u32,
     files: HashMap<FileBufferId, Arc<LocalFile>>,
+    /// Rung when an error says that a kernel device may be gone; the `local` driver has none.
+    doorbell: Option<Arc<Doorbell>>,
 }
 
 impl LocalFiles {
@@ -69,7 +83,58 @@ impl LocalFiles {
             files.insert(desc.id, file);
         }
         let namespaces = files.iter().map(|(id, file)| file.namespace(*id)).collect();
-        Ok(Self { table: Arc::new(NamespaceTable::new(namespaces)), files })
+        let table = Arc::new(NamespaceTable::new(namespaces));
+        Ok(Self { table, max_transfer_bytes: MAX_TRANSFER_BYTES, files, doorbell: None })
+    }
+
+    /// No device yet.
+    pub(crate) fn of_no_devices(doorbell: Arc<Doorbell>) -> Self {
+        let (table, files) = (Arc::default(), HashMap::new());
+        Self { table, max_transfer_bytes: MAX_TRANSFER_BYTES, files, doorbell: Some(doorbell) }
+    }
+
+    /// Opens the devices that were found for what a segment describes. Those that are open already stay open; those that
+    /// were there `before` and are not now are awaited; one that is here and cannot be used is left out, as is one that
+    /// never came. Returns what is missing, and why.
+    pub(crate) fn of_devices(
+        found: &[(FileBufferDesc, Result<KernelDevice, String>)],
+        direct: bool,
+        before: &Self,
+    ) -> (Self, Vec<(FileBufferId, String)>) {
+        let (mut files, mut missing, mut namespaces) = (HashMap::new(), Vec::new(), Vec::new());
+        let mut max_transfer_bytes = MAX_TRANSFER_BYTES;
+        for (desc, device) in found {
+            let known = before.files.get(&desc.id);
+            let file = device.clone().and_then(|device| match known {
+                Some(file) if file.device.as_ref() == Some(&device) && file.size_bytes == desc.size => {
+                    Ok(Arc::clone(file))
+                }
+                _ => LocalFile::open_device(desc, device, direct).map(Arc::new),
+            });
+            match file {
+                Ok(file) => {
+                    namespaces.push(file.namespace(desc.id));
+                    let most = file.device.as_ref().map_or(u32::MAX, |device| device.max_transfer_bytes);
+                    max_transfer_bytes = max_transfer_bytes.min(most);
+                    files.insert(desc.id, file);
+                }
+                Err(why) => {
+                    let was = before.table.get(desc.id);
+                    namespaces.extend(was.map(|was| HostNamespace { presence: Presence::Awaited, ..*was }));
+                    missing.push((desc.id, why));
+                }
+            }
+        }
+        let table = Arc::new(NamespaceTable::new(namespaces));
+        (Self { table, max_transfer_bytes, files, doorbell: before.doorbell.clone() }, missing)
+    }
+
+    /// Whether both are the same open files.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let same = |(id, file): (&FileBufferId, &Arc<LocalFile>)| {
+            other.files.get(id).is_some_and(|other| Arc::ptr_eq(file, other))
+        };
+        self.table == other.table && self.files.len() == other.files.len() && self.files.iter().all(same)
     }
 }
 
@@ -84,7 +149,27 @@ impl LocalFile {
         let unit = u64::from(unit_bytes(&file));
         let tail =
             if desc.size.is_multiple_of(unit) { None } else { Some(open(false).map_err(|error| error.to_string())?) };
-        Ok(Self { path: desc.path.clone(), size_bytes: desc.size, file: Arc::new(file), tail: tail.map(Arc::new) })
+        let (file, tail) = (Arc::new(file), tail.map(Arc::new));
+        Ok(Self { path: desc.path.clone(), size_bytes: desc.size, file, tail, device: None })
+    }
+
+    /// Opens a kernel device. Where the file's size ends within its last block, that block is written whole: the device
+    /// has all of it.
+    fn open_device(desc: &FileBufferDesc, device: KernelDevice, direct: bool) -> Result<Self, String> {
+        let path = device.path.display().to_string();
+        let file = IoFile::open(&device.path, FileOptions { direct, write: true }).map_err(|error| error.to_string())?;
+        if device_number(&file) != Some(device.number) {
+            return Err(format!("{path} was another device when it was opened"));
+        }
+        let has = file.size_bytes().map_err(|error| error.to_string())?;
+        if has < desc.size {
+            return Err(format!(
+                "{path} has {has} bytes, not the {} that are described: a kernel target offers whole blocks only, so \
+                 register a size that is a multiple of its block, or a longer file",
+                desc.size
+            ));
+        }
+        Ok(Self { path, size_bytes: desc.size, file: Arc::new(file), tail: None, device: Some(device) })
     }
 
     fn namespace(&self, id: FileBufferId) -> HostNamespace {
@@ -108,6 +193,15 @@ impl LocalFile {
     }
 }
 
+/// The number of a block device that was opened.
+fn device_number(file: &IoFile) -> Option<u64> {
+    match file.kind() {
+        FileKind::BlockDevice => Some(file.identity().device),
+        // Tests have no devices; files with number 0 stand for them.
+        FileKind::Regular => cfg!(test).then_some(0),
+    }
+}
+
 /// The unit in which a file takes I/O: one byte through the page cache.
 fn unit_bytes(file: &IoFile) -> u32 {
     if file.is_direct() { file.geometry().dio_offset_align_bytes.max(1) } else { 1 }
@@ -120,9 +214,10 @@ enum Op {
     Slice {
         slice: Option<Slice>,
         skip: usize,
+        attempts: u8,
     },
-    EdgeRead(EdgeId),
-    EdgeWrite(EdgeId),
+    EdgeRead(EdgeId, u8),
+    EdgeWrite(EdgeId, u8),
 }
 
 /// One worker's way to the files of one segment on this machine.
@@ -140,7 +235,7 @@ pub(crate) struct LocalDevice {
 impl LocalDevice {
     pub(crate) fn new(id: AttachmentId, files: Arc<LocalFiles>, pool: BufferPool) -> Self {
         let mut intake = Intake::new(Arc::clone(&files.table));
-        intake.set_max_transfer(MAX_TRANSFER_BYTES);
+        intake.set_max_transfer(files.max_transfer_bytes);
         Self { id, intake, files, pool, ops: Vec::new(), free: Vec::new() }
     }
 
@@ -161,6 +256,7 @@ impl LocalDevice {
     }
 
     pub(crate) fn set_files(&mut self, files: Arc<LocalFiles>) {
+        self.intake.set_max_transfer(files.max_transfer_bytes);
         self.intake.set_namespaces(Arc::clone(&files.table));
         self.files = files;
     }
@@ -177,7 +273,7 @@ impl LocalDevice {
     /// Whether no slice is here. Operations whose slices have ended may still be under way.
     pub(crate) fn is_idle(&self) -> bool {
         let waits = |op: &Option<(LaneId, Op)>| {
-            matches!(op, Some((_, Op::Slice { slice: Some(_), .. } | Op::EdgeRead(_) | Op::EdgeWrite(_))))
+            matches!(op, Some((_, Op::Slice { slice: Some(_), .. } | Op::EdgeRead(..) | Op::EdgeWrite(..))))
         };
         self.intake.is_empty() && !self.ops.iter().any(waits)
     }
@@ -214,19 +310,19 @@ impl LocalDevice {
                     None => return Err(Job::Slice(slice, attempts)),
                 };
                 let skip = (slice.offset - offset) as usize;
-                (Op::Slice { slice: Some(slice), skip }, &file.file, kind, offset, buf)
+                (Op::Slice { slice: Some(slice), skip, attempts }, &file.file, kind, offset, buf)
             }
-            Job::EdgeRead(edge, _) => {
+            Job::EdgeRead(edge, attempts) => {
                 let place = self.intake.edges.place(edge);
                 let (io_file, len) = file.of_block(place);
                 let Some(buf) = self.pool.get(place.len as usize) else { return Err(job) };
-                (Op::EdgeRead(edge), io_file, IoKind::Read, place.start, IoBuf::Pool(buf, len))
+                (Op::EdgeRead(edge, attempts), io_file, IoKind::Read, place.start, IoBuf::Pool(buf, len))
             }
-            Job::EdgeWrite(edge, _) => {
+            Job::EdgeWrite(edge, attempts) => {
                 let place = self.intake.edges.place(edge);
                 let (io_file, len) = file.of_block(place);
                 let Some(buf) = self.intake.edges.take_merged(edge) else { return Ok(()) };
-                (Op::EdgeWrite(edge), io_file, IoKind::Write, place.start, IoBuf::Pool(buf, len))
+                (Op::EdgeWrite(edge, attempts), io_file, IoKind::Write, place.start, IoBuf::Pool(buf, len))
             }
         };
         let index = self.free.pop().unwrap_or_else(|| {
@@ -262,35 +358,64 @@ impl LocalDevice {
     }
 
     /// An operation has ended.
-    pub(crate) fn completed(&mut self, completion: IoCompletion, _now: Instant) {
+    pub(crate) fn completed(&mut self, completion: IoCompletion, now: Instant) {
         let index = completion.token as u32;
         let Some((lane, op)) = self.ops.get_mut(index as usize).and_then(Option::take) else { return };
         self.free.push(index);
         self.intake.lanes.get_mut(lane).in_flight -= 1;
         let IoCompletion { result, buf, .. } = completion;
         match op {
-            Op::Slice { slice: Some(slice), skip } => self.slice_ended(slice, skip, result, buf),
+            Op::Slice { slice: Some(slice), skip, attempts } => {
+                // A read that ends early on a device of a fixed size: it is being removed.
+                let short = matches!(result, Ok(n) if n < skip + slice.len());
+                if self.is_tried_again(attempts, result.as_ref().err(), short) {
+                    // The operation's lease ends before the slice does.
+                    drop(buf);
+                    let delay = RETRY_WAIT * u32::from(attempts + 1);
+                    return self.intake.try_again(lane, Job::Slice(slice, attempts + 1), delay, now);
+                }
+                self.slice_ended(slice, skip, result, buf);
+            }
             Op::Slice { slice: None, .. } => {}
-            Op::EdgeRead(edge) => match (result, buf) {
-                (Ok(n), IoBuf::Pool(mut block, _)) => {
+            Op::EdgeRead(edge, attempts) => match (result, buf) {
+                (Ok(n), IoBuf::Pool(mut block, len)) if self.files.doorbell.is_none() || n == len => {
                     // What the file does not have reads as zeroes.
                     block[n..].fill(0);
                     let (step, merged_bytes) = self.intake.edges.read(edge, block);
                     self.intake.counters.bounced_bytes += merged_bytes as u64;
                     self.intake.edge_step(lane, step);
                 }
-                (result, _) => self.edge_failed(lane, Job::EdgeRead(edge, 0), result),
+                (result, _) => {
+                    self.edge_trouble(lane, Job::EdgeRead(edge, attempts.saturating_add(1)), attempts, result, now)
+                }
             },
-            Op::EdgeWrite(edge) => match (result, buf) {
+            Op::EdgeWrite(edge, attempts) => match (result, buf) {
                 (Ok(n), IoBuf::Pool(_, len)) if n == len => self.intake.edge_written(lane, edge),
-                (result, _) => self.edge_failed(lane, Job::EdgeWrite(edge, 0), result),
+                (result, buf) => {
+                    if let IoBuf::Pool(block, _) = buf {
+                        self.intake.edges.put_merged(edge, block);
+                    }
+                    self.edge_trouble(lane, Job::EdgeWrite(edge, attempts.saturating_add(1)), attempts, result, now);
+                }
             },
         }
     }
 
+    /// Whether an operation's trouble may come from its device's going, and it is to be tried again; whoever watches the
+    /// devices hears of it.
+    fn is_tried_again(&self, attempts: u8, error: Option<&io::Error>, short: bool) -> bool {
+        let Some(doorbell) = &self.files.doorbell else { return false };
+        let errno = error.and_then(io::Error::raw_os_error);
+        let suspicious = short || errno.is_some_and(errno::may_be_gone);
+        if suspicious {
+            doorbell.ring();
+        }
+        suspicious && attempts + 1 < TRIES
+    }
+
     fn slice_ended(&mut self, slice: Slice, skip: usize, result: io::Result<usize>, buf: IoBuf) {
         let outcome = match result {
-            Err(error) => Err(failure_of(&error)),
+            Err(error) => Err(self.failure_of(&error, slice.op)),
             Ok(n) if n < skip + slice.len() => {
                 let n = n.saturating_sub(skip);
                 let why = format!("the file ended after {n} bytes of them: it was made smaller");
@@ -314,9 +439,22 @@ impl LocalDevice {
         }
     }
 
-    fn edge_failed(&mut self, lane: LaneId, job: Job, result: io::Result<usize>) {
+    /// Reading or writing a block that is changed in part has failed; `job` is the next try.
+    fn edge_trouble(&mut self, lane: LaneId, job: Job, attempts: u8, result: io::Result<usize>, now: Instant) {
+        if self.is_tried_again(attempts, result.as_ref().err(), result.is_ok()) {
+            return self.intake.try_again(lane, job, RETRY_WAIT * u32::from(attempts + 1), now);
+        }
         let error = result.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into());
-        self.intake.fail_job(lane, job, || failure_of(&error));
+        let op = if matches!(job, Job::EdgeRead(..)) { Operation::Read } else { Operation::Write };
+        let failure = self.failure_of(&error, op);
+        self.intake.fail_job(lane, job, || failure.clone());
+    }
+
+    fn failure_of(&self, error: &io::Error, op: Operation) -> Failure {
+        if self.files.doorbell.is_some() {
+            return errno::failure(error, op);
+        }
+        Failure { errno: error.raw_os_error(), ..Failure::failed(error.to_string()) }
     }
 
     /// Looks at deadlines.
@@ -350,8 +488,4 @@ impl LocalDevice {
         }
         self.intake.close(why);
     }
-}
-
-fn failure_of(error: &io::Error) -> Failure {
-    Failure { errno: error.raw_os_error(), ..Failure::failed(error.to_string()) }
 }
