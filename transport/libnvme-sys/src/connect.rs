@@ -51,7 +51,11 @@ impl LibNvme {
         // SAFETY: libnvme's initialisers do nothing; its soname promises the interface that the bindings are of, and
         // every function is looked up here.
         let loaded = unsafe { Functions::new(name) };
-        loaded.map(|functions| Self { functions }).map_err(|error| LoadError::Missing { why: error.to_string() })
+        loaded.map(|functions| Self { functions }).map_err(|error| {
+            // The loader's own words stand behind those of the crate.
+            let loader = std::error::Error::source(&error).map(|source| format!(": {source}"));
+            LoadError::Missing { why: format!("{error}{}", loader.unwrap_or_default()) }
+        })
     }
 
     /// The library's version, such as `1.3`.
@@ -236,7 +240,9 @@ mod tests {
     #[test]
     fn a_library_that_is_missing_is_a_clear_error() {
         let error = LibNvme::load_from("libnvme-that-is-not-here.so.1").unwrap_err().to_string();
-        assert!(error.contains("cannot load libnvme.so.1") && error.contains("apt install libnvme1"), "{error}");
+        for needle in ["cannot load libnvme.so.1", "that-is-not-here.so.1: cannot open", "apt install libnvme1"] {
+            assert!(error.contains(needle), "{error}");
+        }
         // One that has none of the functions is no better.
         let error = LibNvme::load_from("libc.so.6").unwrap_err().to_string();
         assert!(error.contains("nvme"), "{error}");

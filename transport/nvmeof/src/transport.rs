@@ -176,8 +176,7 @@ impl NvmeofTransport {
         let host = self.host()?;
         let plan = KernelPlan::new(&self.settings, host.pool.len());
         let request = plan.request(segment)?;
-        let target =
-            format!("{}:{} ({}) by the kernel's host", request.traddr, request.trsvcid, request.subsysnqn);
+        let target = format!("{}:{} ({}) by the kernel's host", request.traddr, request.trsvcid, request.subsysnqn);
         let view = View { table: Arc::default(), max_transfer_bytes: u32::MAX, queues: host.pool.len() };
         let attachment = self.new_attachment(target, driver, view, host.pool.len());
         let sysfs = Sysfs::of_this_machine();

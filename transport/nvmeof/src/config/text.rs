@@ -1,6 +1,8 @@
 //! The text of `install_transport`: a transport id, and more keys of the same form.
 
-use super::{HostDriver, MAX_QUEUE_DEPTH, MAX_RECONNECT_DELAY_S, MAX_WORKERS, NvmeofOptions, OptionsError, TargetDriverKind};
+use super::{
+    HostDriver, MAX_QUEUE_DEPTH, MAX_RECONNECT_DELAY_S, MAX_WORKERS, NvmeofOptions, OptionsError, TargetDriverKind,
+};
 use nvferry_wire::{HostId, Nqn, TransportId};
 use std::time::Duration;
 

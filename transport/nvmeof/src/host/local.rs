@@ -157,7 +157,8 @@ impl LocalFile {
     /// has all of it.
     fn open_device(desc: &FileBufferDesc, device: KernelDevice, direct: bool) -> Result<Self, String> {
         let path = device.path.display().to_string();
-        let file = IoFile::open(&device.path, FileOptions { direct, write: true }).map_err(|error| error.to_string())?;
+        let file =
+            IoFile::open(&device.path, FileOptions { direct, write: true }).map_err(|error| error.to_string())?;
         if device_number(&file) != Some(device.number) {
             return Err(format!("{path} was another device when it was opened"));
         }

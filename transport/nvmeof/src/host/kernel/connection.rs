@@ -89,11 +89,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Finds the connection that the request describes, or makes one. May block for as long as the kernel does.
-    pub(crate) fn open(
-        fabrics: &dyn Fabrics,
-        sysfs: &Sysfs,
-        request: &ConnectRequest,
-    ) -> Result<Self, Refusal> {
+    pub(crate) fn open(fabrics: &dyn Fabrics, sysfs: &Sysfs, request: &ConnectRequest) -> Result<Self, Refusal> {
         let key = Key::of(request);
         {
             let mut mine = MINE.lock();

@@ -46,8 +46,7 @@ impl Fabrics for Libnvme {
 }
 
 /// What is said where the feature is off.
-pub(crate) const NOT_BUILT: &str =
-    "this program was built without the kernel host driver: build it with --features libnvme (needs libnvme-dev and \
+pub(crate) const NOT_BUILT: &str = "this program was built without the kernel host driver: build it with --features libnvme (needs libnvme-dev and \
      libclang-dev), or use host_driver=userspace";
 
 /// What may be seen of this machine beside the error.
@@ -119,7 +118,10 @@ pub(crate) fn explain(error: &ConnectError, request: &ConnectRequest, seen: &Sur
     let words = &error.words;
     let says = |text: &str| words.contains(text);
     let no_permission = || {
-        (ErrorKind::Context, "connecting the kernel needs root (CAP_SYS_ADMIN): run as root, or use host_driver=userspace")
+        (
+            ErrorKind::Context,
+            "connecting the kernel needs root (CAP_SYS_ADMIN): run as root, or use host_driver=userspace",
+        )
     };
     let (kind, hint): (ErrorKind, String) = match error.number {
         OPEN if !seen.has_fabrics_node => {
@@ -144,10 +146,14 @@ pub(crate) fn explain(error: &ConnectError, request: &ConnectRequest, seen: &Sur
             ErrorKind::InvalidArgument,
             "another connection uses this host NQN with another host id, or the reverse: set hostnqn= and hostid= to a pair",
         )),
-        OPNOTSUPP => own((ErrorKind::NotImplemented, "this kernel lacks what was asked for, such as digests or a transport")),
+        OPNOTSUPP => {
+            own((ErrorKind::NotImplemented, "this kernel lacks what was asked for, such as digests or a transport"))
+        }
         NODEV => own((ErrorKind::DeviceNotFound, "there is no network device for that address")),
         NOKEY => own((ErrorKind::RejectHandshake, "the target asks for a key that this host was not given")),
-        CONNREFUSED | ECONNREFUSED => own((ErrorKind::Socket, "nobody listens there: start the target, check address and port")),
+        CONNREFUSED | ECONNREFUSED => {
+            own((ErrorKind::Socket, "nobody listens there: start the target, check address and port"))
+        }
         RESOLVE | ADDRNOTAVAIL | EHOSTUNREACH => own((ErrorKind::Socket, "the address cannot be reached from here")),
         ETIMEDOUT => own((ErrorKind::Socket, "the target did not answer: check the address, and firewalls between")),
         WRITE if says("timed out") || says("No route") || says("unreachable") || says("reset by peer") => {
@@ -223,7 +229,8 @@ impl KernelLog {
             }
             let text = String::from_utf8_lossy(&record[..len]);
             let line = text.split_once(';').and_then(|(_, text)| text.lines().next()).unwrap_or_default().trim();
-            if line.contains("nvme") || line.contains("Connect") {
+            // What it says of our own wish to reconnect for ever is no reason.
+            if line.contains("nvme") && !line.contains("will reconnect forever") {
                 lines.push(line.to_owned());
             }
         }
@@ -249,12 +256,8 @@ mod tests {
 
     #[test]
     fn each_failure_says_what_on_what_why_and_what_to_do() {
-        let all = Surroundings {
-            has_fabrics_node: true,
-            has_transport_module: true,
-            kernel_log: Vec::new(),
-            modprobe: None,
-        };
+        let all =
+            Surroundings { has_fabrics_node: true, has_transport_module: true, kernel_log: Vec::new(), modprobe: None };
         let bare = Surroundings {
             has_fabrics_node: false,
             has_transport_module: false,
@@ -268,7 +271,13 @@ mod tests {
             (1005, "x".to_owned(), &all, "needs root", false),
             (1006, format!("{write}Operation not permitted)"), &all, "needs root", false),
             (1006, format!("{write}Connection timed out)"), &all, "cannot be reached", true),
-            (1006, format!("{write}Input/output error)"), &refuses, "not on its list; the kernel's log: Connect for", true),
+            (
+                1006,
+                format!("{write}Input/output error)"),
+                &refuses,
+                "not on its list; the kernel's log: Connect for",
+                true,
+            ),
             (1012, "already connected".to_owned(), &all, "connected to it already", true),
             (1013, "invalid".to_owned(), &bare, "the kernel has no nvme-tcp: load it with `modprobe nvme-tcp`", false),
             (1013, "invalid".to_owned(), &all, "one of the options", false),

@@ -1,7 +1,7 @@
 //! The thread of one attachment that is reached through the kernel.
 //!
 //! It connects, waits for the devices of the files that the segment describes, opens them and hands them to the workers.
-//! Then it looks, once a second and whenever a worker doubts a device, whether all is as it was: the kernel reconnects
+//! Then it looks, twice a second and whenever a worker doubts a device, whether all is as it was: the kernel reconnects
 //! by itself and holds I/O meanwhile, but it may give a controller up (`ctrl_loss_tmo`), and a target that restarts may
 //! offer its files late, under other device names. What is away is awaited; requests for it wait until their deadlines.
 //!
@@ -30,8 +30,12 @@ use std::time::{Duration, Instant};
 const FIRST_PACE: Duration = Duration::from_millis(10);
 /// The same at most, while something is missing.
 const SLOWEST_SEARCH: Duration = Duration::from_millis(500);
-/// Between two looks while all is well.
-const CALM_PACE: Duration = Duration::from_secs(1);
+/// Between two looks while all is well: less than the second that the kernel waits at least before it reconnects, so
+/// that no loss goes unseen.
+const CALM_PACE: Duration = Duration::from_millis(500);
+/// A target that was lost may have restarted, and describes and offers its files one after the other: for so long after
+/// it was found again, those that it had are awaited, not taken for withdrawn.
+const RESTART_GRACE: Duration = Duration::from_secs(10);
 /// Before connecting is tried again: from here, doubling.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// The same at most.
@@ -90,6 +94,8 @@ impl KernelHost {
             pool,
             target,
             files,
+            retained: Vec::new(),
+            grace_until: now,
             replies: vec![reply],
             connection: None,
             current,
@@ -130,6 +136,10 @@ struct Session {
     pool: WeakPool,
     target: KernelTarget,
     files: Vec<FileBufferDesc>,
+    /// Files that a target which may have restarted does not describe any more, or not yet.
+    retained: Vec<FileBufferDesc>,
+    /// Until when such files are awaited.
+    grace_until: Instant,
     /// Who waits until the files can be reached.
     replies: Vec<Reply>,
     connection: Option<Connection>,
@@ -182,7 +192,13 @@ impl Session {
             self.connection = None;
             self.retry_at = now;
         }
-        self.files = files;
+        let controller = self.connection.as_ref().and_then(|connection| connection.controller(&self.target.sysfs));
+        self.is_lost |= self.was_up && !controller.is_some_and(|controller| controller.is_live());
+        let before = std::mem::replace(&mut self.files, files);
+        if self.is_lost || now < self.grace_until {
+            self.retained.extend(before);
+        }
+        self.retained.retain(|old| !self.files.iter().any(|file| file.id == old.id));
         self.replies.push(reply);
         (self.progress_at, self.rescan_wait, self.rescan_at) = (now, FIRST_RESCAN, now + FIRST_RESCAN);
     }
@@ -228,15 +244,22 @@ impl Session {
             }
             Some(_) if self.is_lost => {
                 self.is_lost = false;
+                self.grace_until = now + RESTART_GRACE;
                 self.attachment.count_reconnect();
             }
             Some(_) | None => {}
         }
         self.is_lost |= self.was_up && !is_live;
         self.was_up = is_live;
+        if !self.is_lost && now >= self.grace_until {
+            self.retained.clear();
+        }
         self.find_devices(&sysfs);
         let is_reached = self.settle(Instant::now());
-        if is_live && !is_reached && let Some((id, why)) = self.missing.first() {
+        if is_live
+            && !is_reached
+            && let Some((id, why)) = self.missing.first()
+        {
             trouble = Some(format!("the device of file {id} does not come: {why}"));
         }
         match trouble {
@@ -254,7 +277,7 @@ impl Session {
             Some(connection) => sysfs.device(&connection.name, Nsid(desc.id.0)),
             None => Err("the target is not connected".to_owned()),
         };
-        let found: Vec<_> = self.files.iter().map(|desc| (desc.clone(), device(desc))).collect();
+        let found: Vec<_> = self.files.iter().chain(&self.retained).map(|desc| (desc.clone(), device(desc))).collect();
         let (files, missing) = LocalFiles::of_devices(&found, self.target.direct, &self.current);
         if missing != self.missing {
             for (id, why) in &missing {
@@ -285,12 +308,14 @@ impl Session {
         if self.replies.is_empty() {
             return true;
         }
-        let some_came = self.missing.len() < self.files.len();
+        let is_described = |id: FileBufferId| self.files.iter().any(|file| file.id == id);
+        let missing: Vec<_> = self.missing.iter().filter(|(id, _)| is_described(*id)).collect();
+        let some_came = missing.len() < self.files.len();
         let is_settled = some_came && now >= self.progress_at + SETTLED;
-        if !self.missing.is_empty() && !is_settled {
+        if !missing.is_empty() && !is_settled {
             return false;
         }
-        for (id, why) in &self.missing {
+        for (id, why) in missing {
             tracing::warn!(
                 target: "nvferry::host", target = %self.attachment.target, file = id.0, why,
                 "going on without a file whose device does not come"

@@ -212,7 +212,7 @@ fn usable_disk(name: &str) -> Option<String> {
 }
 
 /// A device number from sysfs's `major:minor`, as `stat` gives it.
-fn device_number(text: &str) -> Option<u64> {
+pub(super) fn device_number(text: &str) -> Option<u64> {
     let (major, minor) = text.split_once(':')?;
     let (major, minor): (u64, u64) = (major.parse().ok()?, minor.parse().ok()?);
     Some((major & 0xFFF) << 8 | (major & !0xFFF) << 32 | (minor & 0xFF) | (minor & !0xFF) << 12)
