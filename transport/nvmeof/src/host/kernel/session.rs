@@ -212,6 +212,7 @@ impl Session {
                 let name = self.connection.take().map_or_else(String::new, |connection| connection.name);
                 tracing::warn!(target: "nvferry::host", controller = name, "the kernel has given the controller up");
                 (self.retry_at, self.retry_wait) = (now, FIRST_RETRY);
+                self.is_lost |= self.was_up;
                 None
             }
             Some(controller) => controller,
@@ -255,7 +256,7 @@ impl Session {
             self.retained.clear();
         }
         self.find_devices(&sysfs);
-        let is_reached = self.settle(Instant::now());
+        let is_reached = self.is_reached(Instant::now());
         if is_live
             && !is_reached
             && let Some((id, why)) = self.missing.first()
@@ -267,6 +268,10 @@ impl Session {
             None if is_live => self.attachment.set_state(ConnectionState::Connected),
             // Connecting is tried again later; what was said about it still holds.
             None => {}
+        }
+        if is_reached {
+            // After the state, which who hears it may ask for.
+            self.answer(|| Ok(()));
         }
         self.hint(&sysfs, is_live, Instant::now());
     }
@@ -303,17 +308,14 @@ impl Session {
         }
     }
 
-    /// Answers who waits, if there is an answer; tells whether there was, or nobody waits.
-    fn settle(&mut self, now: Instant) -> bool {
-        if self.replies.is_empty() {
-            return true;
-        }
+    /// Whether nobody has to wait any longer.
+    fn is_reached(&self, now: Instant) -> bool {
         let is_described = |id: FileBufferId| self.files.iter().any(|file| file.id == id);
         let missing: Vec<_> = self.missing.iter().filter(|(id, _)| is_described(*id)).collect();
         let some_came = missing.len() < self.files.len();
-        let is_settled = some_came && now >= self.progress_at + SETTLED;
-        if !missing.is_empty() && !is_settled {
-            return false;
+        let is_settled = missing.is_empty() || (some_came && now >= self.progress_at + SETTLED);
+        if self.replies.is_empty() || !is_settled || self.connection.is_none() {
+            return self.replies.is_empty();
         }
         for (id, why) in missing {
             tracing::warn!(
@@ -321,11 +323,6 @@ impl Session {
                 "going on without a file whose device does not come"
             );
         }
-        if self.connection.is_none() {
-            // Nothing is described, but the target has not been reached.
-            return false;
-        }
-        self.answer(|| Ok(()));
         true
     }
 
