@@ -88,7 +88,7 @@ pub(crate) struct TargetArgs {
 /// Looking at segments.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SegmentCommand {
-    /// List all segments; needs a metadata service that can list, as `nvferry metadata` can
+    /// List all segments; needs a metadata service that can list, as `nvferry metadata` and etcd can
     List {
         #[command(flatten)]
         service: ServiceArgs,
@@ -111,7 +111,7 @@ pub(crate) enum SegmentCommand {
 /// Which metadata service, and whose keys in it.
 #[derive(Debug, Args)]
 pub(crate) struct ServiceArgs {
-    /// The metadata service, such as http://127.0.0.1:8080/metadata
+    /// The metadata service, such as http://127.0.0.1:8080/metadata, or etcd://host:port (built with the feature etcd)
     #[arg(long, alias = "metadata_server", env = "MC_METADATA_SERVER", value_name = "URL")]
     pub(crate) metadata_server: String,
     /// The cluster whose keys are used, where several share one service

@@ -162,7 +162,7 @@ fn settings_that_make_no_sense_are_refused() {
     assert_eq!(refused(build().server_name("a\nb").build()), ErrorKind::InvalidArgument);
     assert_eq!(refused(build().max_slices(0).build()), ErrorKind::InvalidArgument);
     assert_eq!(refused(build().max_bytes(u64::MAX).build()), ErrorKind::InvalidArgument);
-    assert_eq!(refused(build().metadata("etcd://a:1").build()), ErrorKind::NotImplemented);
+    assert_eq!(refused(build().metadata("redis://a:1").build()), ErrorKind::NotImplemented);
     let script = Script::new();
     let twice = build().transport(common::Factory(Arc::clone(&script))).transport(common::Factory(script));
     assert_eq!(refused(twice.build()), ErrorKind::InvalidArgument);

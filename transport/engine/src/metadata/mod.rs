@@ -2,9 +2,12 @@
 //!
 //! - [`memory`]: within one process, for tests and single-process use.
 //! - [`http`]: a client of the original's HTTP service, and of this project's, which can do more.
+//! - `etcd`, with the feature of that name: a client of etcd, with leases, transactions and watches.
 //!
 //! What comes in and goes out are keys and texts; what the texts mean is the engine's business.
 
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod http;
 pub mod memory;
 
@@ -108,7 +111,7 @@ pub enum MetadataError {
         location: String,
         /// The call and its key.
         attempt: String,
-        /// What the operating system or the HTTP library says.
+        /// What the operating system or the library says.
         cause: String,
     },
     /// The connection broke, again and again.
@@ -118,7 +121,7 @@ pub enum MetadataError {
         location: String,
         /// The call and its key.
         attempt: String,
-        /// What the operating system or the HTTP library says.
+        /// What the operating system or the library says.
         cause: String,
     },
     /// No answer in time.
@@ -138,7 +141,7 @@ pub enum MetadataError {
         location: String,
         /// The call and its key.
         attempt: String,
-        /// The HTTP status.
+        /// The HTTP status; the gRPC code of an etcd.
         status: u16,
         /// The beginning of the answer.
         answer: String,
@@ -220,7 +223,8 @@ pub(crate) fn shorten(text: &str) -> String {
 /// Where an engine finds its metadata service.
 #[derive(Clone)]
 pub enum MetadataSource {
-    /// By address: `http://host:port/path`, or `memory:name` for a service within this process.
+    /// By address: `http://host:port/path`, `etcd://host:port` (with the feature `etcd`), or `memory:name` for a service
+    /// within this process.
     Address(String),
     /// A service that the caller made.
     Store(Arc<dyn MetadataStore>),
@@ -273,7 +277,8 @@ fn open_address(address: &str) -> Result<Arc<dyn MetadataStore>, EngineError> {
             None => ("etcd".into(), address),
         },
     };
-    let refused = |kind, why: &str| Err(EngineError::new(kind, format!("metadata service '{address}': {why}")));
+    let shown = without_secrets(address);
+    let refused = |kind, why: &str| Err(EngineError::new(kind, format!("metadata service '{shown}': {why}")));
     match scheme.as_str() {
         "memory" => Ok(memory::MemoryStore::named(rest)),
         _ if rest.is_empty() => refused(
@@ -282,13 +287,32 @@ fn open_address(address: &str) -> Result<Arc<dyn MetadataStore>, EngineError> {
         ),
         "http" => Ok(Arc::new(http::HttpStore::new(address)?)),
         "https" => refused(ErrorKind::NotImplemented, "this build has no TLS: use http://"),
-        "etcd" => refused(
+        #[cfg(feature = "etcd")]
+        "etcd" | "etcds" => Ok(Arc::new(etcd::EtcdStore::new(address)?)),
+        #[cfg(not(feature = "etcd"))]
+        "etcd" | "etcds" => refused(
             ErrorKind::NotImplemented,
-            "that is an etcd endpoint, and this build has no etcd client: use http://host:port/metadata",
+            "that is an etcd endpoint, and this build has no etcd client: build it with `--features etcd`, or use \
+             http://host:port/metadata",
         ),
         "redis" | "p2phandshake" => refused(ErrorKind::NotImplemented, "this build has no client for it: use http://"),
         other => refused(ErrorKind::InvalidArgument, &format!("'{other}' is not a kind of metadata service")),
     }
+}
+
+/// The address without what may be secret in it: `scheme://user:password@host/path?option=value` becomes
+/// `scheme://user@host/path?…`.
+fn without_secrets(address: &str) -> String {
+    let (address, options) = match address.split_once('?') {
+        Some((address, _)) => (address, "?…"),
+        None => (address, ""),
+    };
+    let shown = address.split_once("://").and_then(|(scheme, rest)| {
+        let (place, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let (user, host) = place.rsplit_once('@')?;
+        Some(format!("{scheme}://{}@{host}{path}", user.split(':').next().unwrap_or_default()))
+    });
+    format!("{}{options}", shown.as_deref().unwrap_or(address))
 }
 
 #[cfg(test)]
@@ -299,12 +323,21 @@ mod tests {
     fn addresses_are_told_apart() {
         assert_eq!(open_address("memory:x").unwrap().location(), "memory:x");
         assert_eq!(open_address("http://a:1/metadata").unwrap().location(), "http://a:1/metadata");
+        #[cfg(feature = "etcd")]
+        for address in ["etcd://127.0.0.1:2379", "127.0.0.1:2379"] {
+            assert_eq!(open_address(address).unwrap().location(), "etcd://127.0.0.1:2379");
+        }
+        #[cfg(not(feature = "etcd"))]
+        for address in ["etcd://127.0.0.1:2379", "127.0.0.1:2379", "etcds://a:1"] {
+            let error = open_address(address).err().unwrap();
+            assert_eq!(error.kind(), ErrorKind::NotImplemented);
+            assert!(error.to_string().contains("--features etcd"), "{error}");
+        }
         for (address, kind) in [
-            ("etcd://127.0.0.1:2379", ErrorKind::NotImplemented),
-            ("127.0.0.1:2379", ErrorKind::NotImplemented),
             ("https://a/metadata", ErrorKind::NotImplemented),
             ("redis://a:1", ErrorKind::NotImplemented),
             ("http://", ErrorKind::InvalidArgument),
+            ("etcd://", ErrorKind::InvalidArgument),
             ("", ErrorKind::InvalidArgument),
             ("gopher://a", ErrorKind::InvalidArgument),
             ("http://a b/", ErrorKind::InvalidArgument),
@@ -312,6 +345,16 @@ mod tests {
             let error = open_address(address).err().unwrap_or_else(|| panic!("{address} was taken"));
             assert_eq!(error.kind(), kind, "{address}: {error}");
             assert!(error.to_string().contains(address), "{error}");
+        }
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        assert_eq!(without_secrets("etcd://u:p@w@a:1,b:2/x?ca=/y"), "etcd://u@a:1,b:2/x?…");
+        assert_eq!(without_secrets("http://u:p@a:1/m@x"), "http://u@a:1/m@x");
+        assert_eq!(without_secrets("a:1?password=p"), "a:1?…");
+        for address in ["http://a:1/m@x", "a:1", "etcd://u@a:1"] {
+            assert_eq!(without_secrets(address), address);
         }
     }
 
