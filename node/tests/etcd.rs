@@ -1,6 +1,6 @@
 //! `nvferry` with an etcd in place of its own metadata service. What the client does in detail is tested with the engine.
 #![cfg(feature = "etcd")]
-#![allow(clippy::unwrap_used, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "test code")]
 
 mod common;
 use common::*;
