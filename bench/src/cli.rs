@@ -31,6 +31,12 @@ pub(crate) enum Command {
     /// What any storage protocol over TCP could reach on this machine at best: the same bytes, no protocol
     #[command(name = "wire-limit", alias = "wire_limit")]
     WireLimit(WireLimitArgs),
+    /// Runs the bench once for each combination of block sizes, queue depths, threads and drivers
+    Sweep(crate::sweep::SweepArgs),
+    /// Compares two JSON reports, case by case: exit status 1 where the new one lost too much
+    Compare(crate::compare::CompareArgs),
+    /// Draws a JSON report of `sweep` or of scripts/bench-peers as SVG
+    Chart(crate::chart::ChartArgs),
 }
 
 /// The flags of a run.
@@ -136,6 +142,13 @@ pub(crate) struct RunArgs {
     #[arg(long, alias = "spin-us", value_parser = clap::value_parser!(u32).range(0..=1_000_000), value_name = "MICROSECONDS", help_heading = "Initiator")]
     pub(crate) spin_us: Option<u32>,
 
+    /// Seconds to stay connected after the run with nothing to do, and to tell the CPU time that this takes
+    #[arg(long, value_parser = seconds, value_name = "SECONDS", help_heading = "Workload")]
+    pub(crate) linger: Option<Duration>,
+
+    /// On a terminal, show the throughput of each file while it runs
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, hide_possible_values = true, hide_default_value = true, value_name = "BOOL", help_heading = "Report")]
+    pub(crate) live: bool,
     /// The unit of throughput, a second
     #[arg(long, alias = "report-unit", default_value = "GB", value_name = "UNIT", help_heading = "Report")]
     pub(crate) report_unit: RateUnit,

@@ -15,6 +15,18 @@ impl fmt::Display for Usage {
 
 impl std::error::Error for Usage {}
 
+/// A comparison found that something lost too much: exit status 1.
+#[derive(Debug)]
+pub(crate) struct Regression(pub String);
+
+impl fmt::Display for Regression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Regression {}
+
 /// A signal told the program to stop: exit status 128 and its number, as shells count.
 #[derive(Debug)]
 pub(crate) struct Interrupted(pub i32);

@@ -43,18 +43,40 @@ impl Shared<'_> {
 }
 
 /// What others see of a lane while it runs: requests that have ended well. Clones count the same.
-#[derive(Default, Clone)]
-pub(crate) struct Live(Arc<AtomicU64>);
+#[derive(Clone)]
+pub(crate) struct Live {
+    requests: Arc<AtomicU64>,
+    /// By file, where somebody watches them; else empty.
+    by_file: Arc<[AtomicU64]>,
+}
 
 impl Live {
+    /// Counts each of so many files, too; 0 counts only the sum.
+    pub(crate) fn new(watched_files: usize) -> Self {
+        let by_file = (0..watched_files).map(|_| AtomicU64::new(0)).collect();
+        Self { requests: Arc::default(), by_file }
+    }
+
     /// So many more.
     fn add(&self, requests: u64) {
-        self.0.fetch_add(requests, Ordering::Relaxed);
+        self.requests.fetch_add(requests, Ordering::Relaxed);
+    }
+
+    /// One more of this file, for those who watch files.
+    fn add_to_file(&self, file: usize) {
+        if let Some(count) = self.by_file.get(file) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// How many since the run began.
     pub(crate) fn requests(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// How many of this file since the run began; 0 where files are not watched.
+    pub(crate) fn requests_of_file(&self, file: usize) -> u64 {
+        self.by_file.get(file).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 }
 
@@ -366,6 +388,7 @@ impl Lane {
             }
             good += 1;
             let (file, block_bytes) = (flight.block.file, shared.workload.block_bytes);
+            live.add_to_file(file);
             if task == Task::ReadAndCheck {
                 match self.slots[flight.slot].bytes() {
                     Ok(bytes) => {

@@ -6,7 +6,10 @@
 //! - [`modes`]: a target, an initiator, or both in one process.
 //! - [`run`]: the phases and threads of a run; [`lane`]: one thread's loop.
 //! - [`blocks`]: which blocks in what order; [`pattern`]: what verified blocks hold; [`totals`]: what is counted.
-//! - [`files`], [`temp`]: the files to serve; [`signals`], [`progress`], [`cpu`], [`size`]: small things.
+//! - [`files`], [`temp`]: the files to serve; [`signals`], [`progress`], [`live_view`], [`cpu`], [`size`]: small
+//!   things.
+//! - [`sweep`]: many runs, one for each combination of settings; [`compare`]: two reports side by side; [`chart`]: a
+//!   report as a picture. [`cases`] is what these have in common.
 //! - [`wire_limit`]: the same bytes with no protocol, to compare with.
 //!
 //! It uses the engine, the NVMe-oF transport and the metadata server, and nothing uses it.
@@ -14,11 +17,15 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // A program speaks through them.
 
 mod blocks;
+mod cases;
+mod chart;
 mod cli;
+mod compare;
 mod cpu;
 mod failure;
 mod files;
 mod lane;
+mod live_view;
 mod modes;
 mod pattern;
 mod progress;
@@ -26,6 +33,7 @@ mod report;
 mod run;
 mod signals;
 mod size;
+mod sweep;
 mod temp;
 mod totals;
 mod wire_limit;
@@ -49,6 +57,9 @@ fn main() -> ExitCode {
     };
     let ended = match &cli.command {
         Some(cli::Command::WireLimit(args)) => wire_limit::main(args),
+        Some(cli::Command::Sweep(args)) => sweep::main(args),
+        Some(cli::Command::Compare(args)) => compare::main(args),
+        Some(cli::Command::Chart(args)) => chart::main(args),
         None => modes::main(&cli.run),
     };
     match ended {

@@ -17,6 +17,13 @@ pub(crate) fn bytes_bar(what: &'static str, bytes: u64) -> ProgressBar {
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())).with_message(what)
 }
 
+/// A bar over so many steps.
+pub(crate) fn steps_bar(steps: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}, {eta} left");
+    let bar = on_terminal(ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr()));
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
 /// One line that is written over.
 pub(crate) fn status_line() -> ProgressBar {
     let style = ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());

@@ -212,6 +212,7 @@ pub(crate) fn json(outcome: &Outcome, workload: &Workload, args: &RunArgs, segme
             "seed": workload.seed,
             "verify": workload.verify,
             "latency": workload.latency,
+            "linger": args.linger.map(|time| time.as_secs_f64()),
             "segment_id": segment,
             "local_server_name": args.local_server_name,
             "metadata_server": args.metadata_server,

@@ -7,6 +7,7 @@ use crate::blocks::{BenchFile, Block, ThreadBlocks, Written};
 use crate::cli::{Direction, RunArgs};
 use crate::cpu::cpu_seconds;
 use crate::lane::{Lane, Live, Shared, Span, Task};
+use crate::live_view::LiveView;
 use crate::progress;
 use crate::report::Outcome;
 use crate::signals::StopSignal;
@@ -43,7 +44,7 @@ pub(crate) fn run(
     signal: &StopSignal,
 ) -> Result<Outcome> {
     let shared = Shared { engine, segment, files: &files, workload, signal, stop: AtomicBool::new(false) };
-    let mut workers = make_workers(&shared)?;
+    let mut workers = make_workers(&shared, args)?;
     let verify_read = workload.verify && workload.direction == Direction::Read;
     let verify_write = workload.verify && workload.direction == Direction::Write;
     let phase = Phase { shared: &shared, args };
@@ -55,13 +56,14 @@ pub(crate) fn run(
     Ok(Outcome { measured, prepared, read_back, cpu_seconds, interrupted: signal.number(), files })
 }
 
-fn make_workers(shared: &Shared<'_>) -> Result<Vec<Worker>> {
+fn make_workers(shared: &Shared<'_>, args: &RunArgs) -> Result<Vec<Worker>> {
     let workload = shared.workload;
     let mut workers = Vec::with_capacity(workload.threads as usize);
     for thread in 0..workload.threads {
         let blocks = ThreadBlocks::new(shared.files, thread, workload.threads, workload.sharing());
         let written = (workload.verify && workload.direction == Direction::Write).then(|| Written::none_of(&blocks));
-        workers.push(Worker { lane: Lane::new(shared)?, blocks, written, live: Live::default() });
+        let live = Live::new(if LiveView::is_wanted(args) { shared.files.len() } else { 0 });
+        workers.push(Worker { lane: Lane::new(shared)?, blocks, written, live });
     }
     Ok(workers)
 }
@@ -129,6 +131,7 @@ impl Phase<'_> {
                 });
             }
             drop(send);
+            let mut view = LiveView::is_wanted(self.args).then(|| LiveView::new(self.shared.files, &line, &lives));
             let count = |lives: &[Live]| lives.iter().map(Live::requests).sum::<u64>();
             let (mut shown, mut next_tick) = (count(&lives), Instant::now() + TICK);
             while running > 0 {
@@ -151,6 +154,9 @@ impl Phase<'_> {
                     next_tick += TICK;
                     let requests = count(&lives);
                     line.set_message(self.progress(what, requests - shown));
+                    if let Some(view) = &mut view {
+                        view.show(&lives, workload.block_bytes, TICK, self.args);
+                    }
                     shown = requests;
                 }
             }

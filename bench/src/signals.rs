@@ -8,6 +8,7 @@ use signal_hook::iterator::Signals;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Tells whether and when to stop. Clones tell the same.
 #[derive(Debug, Clone)]
@@ -32,7 +33,7 @@ impl StopSignal {
                     temp::remove_now();
                     std::process::exit(128 + number);
                 }
-                // Nobody waits unless this is a target; the flag tells the others.
+                // Few wait, a target for example; the flag tells the others.
                 let _ = send.send(number);
             }
         };
@@ -62,5 +63,12 @@ impl StopSignal {
     pub(crate) fn wait(&self) -> i32 {
         let first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
         first.recv().unwrap_or(SIGTERM)
+    }
+
+    /// Waits for so long, or until the first signal.
+    pub(crate) fn wait_for(&self, time: Duration) {
+        let first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
+        // What came is in the flag as well.
+        let _ = first.recv_timeout(time);
     }
 }

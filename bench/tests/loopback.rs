@@ -119,3 +119,25 @@ fn the_temporary_file_goes_on_every_signal() {
         assert!(room.entries().is_empty());
     }
 }
+
+#[test]
+fn a_live_view_is_for_terminals_only() {
+    let room = Room::new();
+    let ended = room.run(&[&QUICK[..], &["--live", "--duration=1.2"]].concat());
+    assert_eq!(ended.assert_ok().stderr, "", "a pipe gets no view");
+    assert_eq!(ended.stdout.lines().count(), 5, "{ended:#?}");
+}
+
+#[test]
+fn lingering_stays_connected_and_tells_what_it_costs() {
+    let room = Room::new();
+    let ended = room.run(&[&QUICK[..], &["--linger=0.3"]].concat());
+    assert!(ended.assert_ok().stdout.contains("Lingering for 0.3 s"), "{ended:#?}");
+    assert!(ended.number_after("CPU ") >= 0.0 && ended.stdout.contains("ms while it lingered"), "{ended:#?}");
+
+    let mut running = room.start(&[&QUICK[..], &["--linger=600"]].concat());
+    running.wait_for("Lingering");
+    running.signal(Signal::SIGINT);
+    assert_eq!(running.end().code(), Some(130), "it does not outstay a signal");
+    assert!(room.entries().is_empty());
+}

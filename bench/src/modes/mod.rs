@@ -6,6 +6,7 @@ mod node;
 mod target;
 
 use crate::cli::{Mode, RunArgs};
+use crate::cpu::cpu_seconds;
 use crate::failure::{Interrupted, Usage};
 use crate::report::{self, Outcome};
 use crate::run;
@@ -15,6 +16,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use nvferry_engine::TransferEngine;
 use std::io::{Write, stderr, stdout};
 use std::path::Path;
+use std::time::Duration;
 
 /// Runs the mode that the command line names.
 pub(crate) fn main(args: &RunArgs) -> Result<()> {
@@ -38,6 +40,9 @@ fn check_together(args: &RunArgs) -> Result<(), Usage> {
         Mode::Initiator if args.segment_id.is_none() => needs("--segment_id: the target's --local_server_name"),
         Mode::Initiator if !args.paths().is_empty() => {
             Err(Usage("--files belong to the target: an initiator uses what the segment offers".into()))
+        }
+        Mode::Target if args.linger.is_some() => {
+            Err(Usage("a target stays until it is told to stop: --linger is for initiator and loopback".into()))
         }
         _ if args.json.is_some() && args.mode == Mode::Target => {
             Err(Usage("a target reports nothing: --json is for initiator and loopback".into()))
@@ -81,8 +86,21 @@ fn use_segment(
     let outcome = run::run(engine, segment, files, workload, args, signal)?;
     report_on(&outcome, name, workload, args)?;
     conclude(&outcome, workload)?;
+    if let Some(time) = args.linger {
+        linger(time, args, signal)?;
+    }
     // After a failure the target may be dead: then the engine's end, which waits less, lets go of it.
     Ok(engine.close_segment(segment)?)
+}
+
+/// Stays connected for a time, and tells what that costs.
+fn linger(time: Duration, args: &RunArgs, signal: &StopSignal) -> Result<()> {
+    say(args, &format!("Lingering for {:.1} s, connected, with nothing to do", time.as_secs_f64()));
+    let before = cpu_seconds();
+    signal.wait_for(time);
+    let used_ms = (cpu_seconds() - before) * 1e3;
+    say(args, &format!("CPU {used_ms:.1} ms while it lingered (this process)"));
+    Ok(signal.check()?)
 }
 
 fn report_on(outcome: &Outcome, segment: &str, workload: &Workload, args: &RunArgs) -> Result<()> {
