@@ -96,7 +96,8 @@ pub(crate) struct RunArgs {
     /// Write a pattern made from each position and the seed, read it back, count mismatches
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, hide_possible_values = true, hide_default_value = true, value_name = "BOOL", help_heading = "Workload")]
     pub(crate) verify: bool,
-    /// Allow writing to files that are not the bench's own temporary one: what they hold is lost
+    /// Allow writing to files that are not the bench's own temporary one, and serving files and devices that hold
+    /// something: what they hold is lost
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, hide_possible_values = true, hide_default_value = true, value_name = "BOOL", help_heading = "Workload")]
     pub(crate) overwrite: bool,
 
@@ -219,6 +220,10 @@ pub(crate) enum Protocol {
 pub(crate) enum Fabric {
     /// NVMe/TCP
     Tcp,
+    /// NVMe/RDMA, with the kernel's drivers
+    Rdma,
+    /// The kernel's loopback, with the kernel's drivers
+    Loop,
 }
 
 /// The address family.
@@ -235,6 +240,8 @@ pub(crate) enum AddressFamily {
 pub(crate) enum TargetDriver {
     /// In this process
     Userspace,
+    /// The kernel's, configured through configfs; needs root
+    Nvmet,
 }
 
 /// How the initiator is realised.

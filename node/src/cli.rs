@@ -24,7 +24,8 @@ pub(crate) enum Command {
     /// Run the HTTP metadata service, where nodes publish their segments and find others'
     Metadata(MetadataArgs),
     /// Serve files or block devices as a segment until SIGINT or SIGTERM, which withdraws it
-    Target(TargetArgs),
+    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+    Target(TargetCommand),
     /// Look at the segments that are published
     #[command(subcommand)]
     Segment(SegmentCommand),
@@ -50,11 +51,53 @@ pub(crate) struct MetadataArgs {
     pub(crate) no_store: bool,
 }
 
+/// Serving, or looking what serving would do.
+#[derive(Debug, Args)]
+pub(crate) struct TargetCommand {
+    #[command(subcommand)]
+    pub(crate) look: Option<TargetLook>,
+    #[command(flatten)]
+    pub(crate) serve: Option<TargetArgs>,
+}
+
+/// Looking, without serving.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TargetLook {
+    /// Show the steps by which the kernel's target (nvmet) would be set up; change nothing
+    Plan(PlanArgs),
+}
+
+/// What to plan.
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) offer: OfferArgs,
+    /// The configfs tree to look at
+    #[arg(long, alias = "configfs_root", default_value = "/sys/kernel/config", value_name = "DIR")]
+    pub(crate) configfs_root: PathBuf,
+    /// Where nvferry keeps the records of what it made in nvmet
+    #[arg(long, alias = "record_dir", default_value = "/run/nvferry/nvmet", value_name = "DIR")]
+    pub(crate) record_dir: PathBuf,
+    /// As JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// A target: what it serves, where, and under which name.
 #[derive(Debug, Args)]
 pub(crate) struct TargetArgs {
     #[command(flatten)]
     pub(crate) service: ServiceArgs,
+    #[command(flatten)]
+    pub(crate) offer: OfferArgs,
+    /// How the target is realised: userspace, in this process, or nvmet, the kernel's, which needs root
+    #[arg(long, alias = "target_driver", env = "NVFERRY_TARGET_DRIVER", default_value = "userspace", value_name = "DRIVER")]
+    pub(crate) target_driver: String,
+}
+
+/// What is offered, where, and under which name.
+#[derive(Debug, Args)]
+pub(crate) struct OfferArgs {
     /// The name under which the segment is published; unique in the cluster, usually address:port of this node
     #[arg(long, alias = "server_name", env = "NVFERRY_SERVER_NAME", value_name = "NAME")]
     pub(crate) server_name: String,
@@ -83,6 +126,9 @@ pub(crate) struct TargetArgs {
     /// MC_NVMEOF_GENERIC_DIRECT_IO says]
     #[arg(long, value_name = "ON|OFF")]
     pub(crate) direct: Option<String>,
+    /// Serve files and devices even if they hold a file system, partitions or a mount: what they hold may be lost
+    #[arg(long)]
+    pub(crate) overwrite: bool,
 }
 
 /// Looking at segments.

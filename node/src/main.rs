@@ -10,12 +10,13 @@ mod files;
 mod log;
 mod metadata;
 mod output;
+mod plan;
 mod segment;
 mod signals;
 mod target;
 
 use clap::Parser;
-use cli::{Cli, Command};
+use cli::{Cli, Command, TargetCommand, TargetLook};
 use log::Log;
 use std::process::ExitCode;
 
@@ -33,7 +34,11 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let log = Log::start(cli.verbose)?;
     match &cli.command {
         Command::Metadata(args) => metadata::run(args, log),
-        Command::Target(args) => target::run(args, log),
+        Command::Target(TargetCommand { look: Some(TargetLook::Plan(args)), .. }) => plan::run(args),
+        Command::Target(TargetCommand { serve: Some(args), .. }) => target::run(args, log),
+        Command::Target(TargetCommand { look: None, serve: None }) => {
+            anyhow::bail!("nvferry target needs files to serve; see `nvferry target --help`")
+        }
         Command::Segment(command) => segment::run(command),
     }
 }

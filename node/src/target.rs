@@ -1,6 +1,6 @@
 //! `nvferry target`: serves files as a segment until it is told to stop, and withdraws the segment then.
 
-use crate::cli::TargetArgs;
+use crate::cli::{OfferArgs, TargetArgs};
 use crate::files::{self, LocalFile};
 use crate::log::Log;
 use crate::output::{say, size};
@@ -16,12 +16,12 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(args: &TargetArgs, log: Log) -> Result<()> {
     let stop = StopSignal::install()?;
-    let transport = transport_text(args)?;
-    let files = files::check(&args.file, &args.files)?;
+    let transport = format!("{} target_driver={}", transport_text(&args.offer)?, one_word("target-driver", &args.target_driver)?);
+    let files = files::check(&args.offer.file, &args.offer.files)?;
     let engine = TransferEngine::builder()
         .metadata(args.service.metadata_server.as_str())
         .cluster_id(args.service.cluster_id.as_deref())
-        .server_name(&args.server_name)
+        .server_name(&args.offer.server_name)
         .transport(nvferry_nvmeof::factory(NvmeofOptions::new()))
         .build()?;
     engine.install_transport(nvferry_nvmeof::PROTOCOL, transport.as_str())?;
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &TargetArgs, log: Log) -> Result<()> {
     log.serving();
     stop.wait();
     let ended = engine.shutdown(Deadline::after(DRAIN));
-    ended.with_context(|| format!("segment {} has ended, but not in order", args.server_name))
+    ended.with_context(|| format!("segment {} has ended, but not in order", args.offer.server_name))
 }
 
 /// Offers and publishes the files; says what is served, where and under which name.
@@ -45,13 +45,13 @@ fn offer(engine: &TransferEngine, files: &[LocalFile], args: &TargetArgs) -> Res
     Ok(format!(
         "serving {count} ({}) at {address} as segment {}, published at {}",
         size(total),
-        args.server_name,
+        args.offer.server_name,
         args.service.metadata_server
     ))
 }
 
 /// The transport's own text: its transport id, and what else the command line names.
-fn transport_text(args: &TargetArgs) -> Result<String> {
+pub(crate) fn transport_text(args: &OfferArgs) -> Result<String> {
     if args.traddr.parse().is_ok_and(|address: IpAddr| address.is_unspecified()) {
         bail!(
             "--traddr {} is no address that hosts can connect to, and it is what is published; \
@@ -64,9 +64,17 @@ fn transport_text(args: &TargetArgs) -> Result<String> {
     words.extend(args.adrfam.as_ref().map(|adrfam| format!("adrfam={adrfam}")));
     words.extend(args.subnqn.as_ref().map(|subnqn| format!("subnqn={subnqn}")));
     words.extend(args.direct.as_ref().map(|direct| format!("direct={direct}")));
+    words.extend(args.overwrite.then(|| "overwrite=on".to_owned()));
     // A blank within a value would be read as the next word.
     match words.iter().find(|word| word.contains(char::is_whitespace)) {
         Some(word) => bail!("--{}: a value without blanks is needed", word.replacen('=', " ", 1)),
         None => Ok(words.join(" ")),
+    }
+}
+
+fn one_word<'a>(flag: &str, value: &'a str) -> Result<&'a str> {
+    match value.contains(char::is_whitespace) || value.is_empty() {
+        true => bail!("--{flag} {value}: a value without blanks is needed"),
+        false => Ok(value),
     }
 }

@@ -138,13 +138,15 @@ pub struct NamespaceSpec {
     pub read_only: bool,
     /// The logical block, a power of two from 512 to 65536; `None` chooses the smallest that the storage takes.
     pub block_bytes: Option<u32>,
+    /// Offer it even if it holds something: a file system, partitions, a mount (see [`crate::guard`]).
+    pub overwrite: bool,
 }
 
 impl NamespaceSpec {
     /// The first `size_bytes` of the file at `path`, with Direct I/O, writable, in the smallest block that it takes.
     #[must_use]
     pub fn new(nsid: Nsid, path: impl Into<PathBuf>, size_bytes: u64) -> Self {
-        Self { nsid, path: path.into(), size_bytes, direct: true, read_only: false, block_bytes: None }
+        Self { nsid, path: path.into(), size_bytes, direct: true, read_only: false, block_bytes: None, overwrite: false }
     }
 
     /// A UUID (version 8) that stays the same for this namespace of this subsystem over restarts, whichever driver
@@ -164,9 +166,9 @@ impl NamespaceSpec {
     }
 }
 
-const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+pub(crate) const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 
 /// FNV-1a: stable over versions and machines, which the standard library's hashes do not promise.
-fn fnv1a_64(bytes: &[u8], basis: u64) -> u64 {
+pub(crate) fn fnv1a_64(bytes: &[u8], basis: u64) -> u64 {
     bytes.iter().fold(basis, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
 }

@@ -104,11 +104,17 @@ pub enum TargetError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The driver does not speak this transport.
-    #[error("cannot listen on {transport}: the userspace driver speaks tcp only: use trtype=tcp")]
+    #[error("cannot listen on {transport}: the userspace driver speaks tcp only: use trtype=tcp, or the kernel's target with target_driver=nvmet")]
     Transport {
         /// As asked.
         transport: TransportId,
     },
+    /// It holds something that would be lost.
+    #[error(transparent)]
+    Holds(#[from] crate::guard::GuardError),
+    /// The kernel's target is not as desired.
+    #[error(transparent)]
+    Nvmet(#[from] crate::configfs::NvmetError),
     /// A subsystem cannot have the name of discovery services.
     #[error("cannot name a subsystem {subsystem}: that name belongs to discovery services; choose another")]
     SubsystemName {

@@ -5,13 +5,18 @@
 //!
 //! - [`desired`]: the desired target, as plain data that every driver understands.
 //! - [`driver`]: what every driver can do, and what it tells about itself.
+//! - [`guard`]: files and devices that hold something are not offered by mistake.
+//! - [`configfs`]: the kernel's target, nvmet.
 //! - [`userspace`]: our own target: threads, sockets and files; no root, no kernel module.
 
+pub mod configfs;
 pub mod desired;
 pub mod driver;
 mod error;
+pub mod guard;
 pub mod userspace;
 
+pub use configfs::{NvmetOptions, NvmetTarget};
 pub use desired::{AllowedHost, AllowedHosts, HostAuth, NamespaceSpec, TargetSpec};
 pub use driver::{ControllerStatus, NamespaceInfo, NamespaceStatus, TargetDriver, TargetStatus};
 pub use error::TargetError;

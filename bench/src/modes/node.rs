@@ -55,6 +55,7 @@ fn transport_text(args: &RunArgs, offers: Offers) -> String {
         words.push(format!("traddr={}", args.traddr));
         words.push(format!("trsvcid={port}"));
         words.push(format!("target_driver={}", word(args.target_driver)));
+        words.extend(args.overwrite.then(|| "overwrite=on".to_owned()));
     }
     words.push(format!("host_driver={}", word(args.host_driver)));
     let on_off = |on: bool| if on { "on" } else { "off" };

@@ -4,6 +4,7 @@ use super::counters::IoCounters;
 use crate::desired::NamespaceSpec;
 use crate::driver::{IoTotals, NamespaceInfo, NamespaceStatus};
 use crate::error::TargetError;
+use crate::guard::{self, Claim, Machine};
 use nvferry_io::IoFile;
 use nvferry_io::file::{FileIdentity, FileOptions};
 use nvferry_wire::Nqn;
@@ -25,6 +26,8 @@ pub(crate) struct Namespace {
     pub(crate) tail: Option<Arc<IoFile>>,
     /// The first byte that is written through `tail`; the size where there is none.
     pub(crate) tail_offset: u64,
+    /// Holds a block device, so that nobody mounts it meanwhile.
+    _claim: Claim,
     users: Mutex<Users>,
     /// Notified when the last lease has ended.
     released: Condvar,
@@ -102,6 +105,7 @@ impl Namespace {
             file: Arc::new(file),
             tail_offset: if tail.is_some() { tail_offset } else { spec.size_bytes },
             tail,
+            _claim: guard::check(spec, &Machine::default())?,
             users: Mutex::new(Users { leases: 0, withdrawn: false, counters: Vec::new() }),
             released: Condvar::new(),
         })

@@ -11,6 +11,7 @@ use super::worker::Worker;
 use crate::desired::{AllowedHosts, NamespaceSpec, TargetSpec};
 use crate::driver::{NamespaceInfo, TargetDriver, TargetStatus};
 use crate::error::TargetError;
+use crate::guard;
 use nvferry_io::stream::Listener;
 use nvferry_wire::trid::TrType;
 use nvferry_wire::{Nsid, TransportId};
@@ -176,6 +177,9 @@ fn open(subsystem: &Subsystem, spec: &NamespaceSpec) -> Result<NamespaceInfo, Ta
     let namespace = Namespace::open(spec, &subsystem.nqn)?;
     let info = namespace.info.clone();
     subsystem.namespaces.insert(Arc::new(namespace))?;
+    if !spec.read_only {
+        guard::mark_served(&spec.path);
+    }
     tracing::info!(
         nsid = spec.nsid.0, path = %info.path.display(), size_bytes = info.size_bytes,
         block_bytes = info.block_bytes, direct = info.direct, "namespace offered"

@@ -31,7 +31,7 @@ mod transport;
 mod trid;
 mod worker;
 
-pub use config::{HostDriver, NvmeofOptions, OptionsError, TargetDriverKind};
+pub use config::{HostDriver, NvmeofOptions, OptionsError, SUBNQN_PREFIX, TargetDriverKind};
 pub use status::{AttachmentStatus, ConnectionState, Counters, DriverChoice, TransportStatus};
 pub use transport::{NvmeofFactory, NvmeofTransport, factory};
 

@@ -1,22 +1,29 @@
 //! The target side: files of this engine, offered through a target driver.
 
-use crate::config::TargetDriverKind;
+use crate::config::{Settings, TargetDriverKind};
 use crate::trid;
 use nvferry_engine::error::ErrorKind;
 use nvferry_engine::{EngineError, FileBufferDesc, FileBufferId, SegmentDesc};
-use nvferry_target::{NamespaceSpec, TargetDriver, TargetError, TargetSpec, UserspaceOptions, UserspaceTarget};
+use nvferry_target::{
+    NamespaceSpec, NvmetOptions, NvmetTarget, TargetDriver, TargetError, TargetSpec, UserspaceOptions, UserspaceTarget,
+};
+use nvferry_target::configfs::NvmetError;
 use nvferry_wire::{Nqn, Nsid, TransportId};
 use parking_lot::Mutex;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long a target that was started for nothing has to go again.
+const GIVE_UP_TIME: Duration = Duration::from_secs(2);
 
 /// What this engine offers, if it was told where to listen.
 pub(crate) struct Offer {
     listen: Option<(TransportId, Nqn)>,
     driver: TargetDriverKind,
     direct: bool,
+    overwrite: bool,
     /// The address in the server name: what hosts use where the target listens on all of them.
     public_address: Option<IpAddr>,
     /// Started with the first file.
@@ -24,9 +31,10 @@ pub(crate) struct Offer {
 }
 
 impl Offer {
-    pub(crate) fn new(listen: Option<TransportId>, driver: TargetDriverKind, direct: bool, server_name: &str) -> Self {
-        let listen = listen.and_then(|trid| trid.subnqn.clone().map(|subnqn| (trid, subnqn)));
-        Self { listen, driver, direct, public_address: address_in(server_name), target: Mutex::new(None) }
+    pub(crate) fn new(settings: &Settings, server_name: &str) -> Self {
+        let listen = settings.offer.clone().and_then(|trid| trid.subnqn.clone().map(|subnqn| (trid, subnqn)));
+        let Settings { target_driver: driver, direct, overwrite, .. } = *settings;
+        Self { listen, driver, direct, overwrite, public_address: address_in(server_name), target: Mutex::new(None) }
     }
 
     /// Offers a file; the first one starts the target.
@@ -46,7 +54,11 @@ impl Offer {
                 ),
             ));
         };
-        let namespace = NamespaceSpec { direct: self.direct, ..NamespaceSpec::new(Nsid(id.0), path, size_bytes) };
+        let namespace = NamespaceSpec {
+            direct: self.direct,
+            overwrite: self.overwrite,
+            ..NamespaceSpec::new(Nsid(id.0), path, size_bytes)
+        };
         let mut target = self.target.lock();
         let running = match &*target {
             Some(target) => Arc::clone(target),
@@ -61,7 +73,7 @@ impl Offer {
             Err(error) => {
                 // A target that was started for nothing leaves nothing behind.
                 if target.is_none() {
-                    let _ = running.stop(Instant::now());
+                    let _ = running.stop(Instant::now() + GIVE_UP_TIME);
                 }
                 Err(engine_error(&error))
             }
@@ -73,6 +85,9 @@ impl Offer {
         let target: Arc<dyn TargetDriver> = match self.driver {
             TargetDriverKind::Userspace => {
                 UserspaceTarget::start(spec, UserspaceOptions::default()).map_err(|error| engine_error(&error))?
+            }
+            TargetDriverKind::Nvmet => {
+                NvmetTarget::start(spec, NvmetOptions::default()).map_err(|error| engine_error(&error))?
             }
         };
         tracing::info!(target: "nvferry::target", address = %target.address(), "serving");
@@ -128,9 +143,9 @@ fn address_in(server_name: &str) -> Option<IpAddr> {
 fn engine_error(error: &TargetError) -> EngineError {
     let kind = match error {
         TargetError::UnknownNamespace { .. } => ErrorKind::DeviceNotFound,
-        TargetError::Bind(_) => ErrorKind::Socket,
+        TargetError::Bind(_) | TargetError::Nvmet(NvmetError::PortTaken { .. }) => ErrorKind::Socket,
         TargetError::StillBusy { .. } => ErrorKind::Endpoint,
-        TargetError::Os { .. } | TargetError::Stopped => ErrorKind::Context,
+        TargetError::Os { .. } | TargetError::Stopped | TargetError::Nvmet(_) => ErrorKind::Context,
         _ => ErrorKind::InvalidArgument,
     };
     EngineError::new(kind, error.to_string())
@@ -139,11 +154,15 @@ fn engine_error(error: &TargetError) -> EngineError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Environment, NvmeofOptions};
+
+    fn with(text: Option<&str>, server_name: &str) -> Offer {
+        let flags = NvmeofOptions::new().direct(false);
+        Offer::new(&Settings::resolve(flags, text, &Environment::default(), server_name).unwrap(), server_name)
+    }
 
     fn offer(text: &str, server_name: &str) -> Offer {
-        let subnqn = Nqn::new("nqn.2016-06.io.mc:test").unwrap();
-        let trid = text.parse::<TransportId>().unwrap().with_subnqn(subnqn);
-        Offer::new(Some(trid), TargetDriverKind::Userspace, false, server_name)
+        with(Some(&format!("{text} subnqn=nqn.2016-06.io.mc:test")), server_name)
     }
 
     fn described(offer: &Offer) -> serde_json::Value {
@@ -179,8 +198,19 @@ mod tests {
     }
 
     #[test]
+    fn p10_a_file_that_holds_a_file_system_is_offered_only_to_be_overwritten() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [b"XFSB".as_slice(), &[0; 8188]].concat()).unwrap();
+        let refused = offer("traddr=127.0.0.1 trsvcid=0", "x").register(FileBufferId(1), file.path(), 8192).unwrap_err();
+        assert!(refused.to_string().contains("XFS"), "{refused}");
+        let forced = offer("traddr=127.0.0.1 trsvcid=0 overwrite=on", "x");
+        forced.register(FileBufferId(1), file.path(), 8192).unwrap();
+        forced.stop(Instant::now());
+    }
+
+    #[test]
     fn without_an_address_nothing_is_offered_and_nothing_described() {
-        let offer = Offer::new(None, TargetDriverKind::Userspace, true, "x");
+        let offer = with(None, "x");
         let error = offer.register(FileBufferId(1), Path::new("/x"), 1).unwrap_err();
         assert!(error.to_string().contains("traddr="), "{error}");
         let mut segment = SegmentDesc::new("x", "other");

@@ -60,7 +60,7 @@ impl NvmeofFactory {
     ) -> Result<Arc<NvmeofTransport>, EngineError> {
         let environment = Environment::read()?;
         let settings = Settings::resolve(self.options.clone(), args, &environment, server_name)?;
-        let offer = Offer::new(settings.offer.clone(), settings.target_driver, settings.direct, server_name);
+        let offer = Offer::new(&settings, server_name);
         let transport = Arc::new(NvmeofTransport {
             settings,
             offer,

@@ -19,6 +19,8 @@ pub enum TrType {
     Tcp,
     /// NVMe/RDMA.
     Rdma,
+    /// The kernel's loopback: its host and its target on one machine, with no network between.
+    Loop,
 }
 
 /// The family of a transport address.
@@ -189,7 +191,8 @@ impl TrType {
         match value.to_ascii_lowercase().as_str() {
             "tcp" => Ok(Self::Tcp),
             "rdma" => Ok(Self::Rdma),
-            _ => Err(TridError::Value { key: "trtype", value: value.to_owned(), why: "must be tcp or rdma" }),
+            "loop" => Ok(Self::Loop),
+            _ => Err(TridError::Value { key: "trtype", value: value.to_owned(), why: "must be tcp, rdma or loop" }),
         }
     }
 }
@@ -233,6 +236,7 @@ impl fmt::Display for TrType {
         f.write_str(match self {
             Self::Tcp => "tcp",
             Self::Rdma => "rdma",
+            Self::Loop => "loop",
         })
     }
 }
@@ -298,7 +302,7 @@ mod tests {
             ("traddr= traddr=10.0.0.8", "traddr is given twice"),
             ("traddr=storage7", "traddr=storage7 is no IP address"),
             ("traddr=10.0.0.256", "traddr=10.0.0.256 is no IP address"),
-            ("trtype=fc traddr=10.0.0.7", "trtype=fc must be tcp or rdma"),
+            ("trtype=fc traddr=10.0.0.7", "trtype=fc must be tcp, rdma or loop"),
             ("adrfam=ib traddr=10.0.0.7", "adrfam=ib must be ipv4 or ipv6"),
             ("adrfam=ipv6 traddr=10.0.0.7", "adrfam=ipv6 does not fit traddr=10.0.0.7"),
             ("adrfam=ipv4 traddr=::1", "adrfam=ipv4 does not fit traddr=::1"),

@@ -54,6 +54,8 @@ pub enum TargetDriverKind {
     /// Our own NVMe/TCP target.
     #[default]
     Userspace,
+    /// The kernel's target, configured through configfs; needs root.
+    Nvmet,
 }
 
 /// What is wrong with an option.
@@ -134,6 +136,7 @@ pub struct NvmeofOptions {
     pub(crate) header_digest: Option<bool>,
     pub(crate) data_digest: Option<bool>,
     pub(crate) direct: Option<bool>,
+    pub(crate) overwrite: Option<bool>,
     pub(crate) kato: Option<Duration>,
     pub(crate) host_nqn: Option<Nqn>,
     pub(crate) host_id: Option<HostId>,
@@ -212,6 +215,14 @@ impl NvmeofOptions {
         self
     }
 
+    /// Whether own files and devices that hold something (a file system, partitions, a mount) are offered all the
+    /// same.
+    #[must_use]
+    pub fn overwrite(mut self, overwrite: bool) -> Self {
+        self.overwrite = Some(overwrite);
+        self
+    }
+
     /// The host's id.
     #[must_use]
     pub fn host_id(mut self, id: HostId) -> Self {
@@ -252,6 +263,7 @@ impl NvmeofOptions {
             header_digest: self.header_digest.or(other.header_digest),
             data_digest: self.data_digest.or(other.data_digest),
             direct: self.direct.or(other.direct),
+            overwrite: self.overwrite.or(other.overwrite),
             kato: self.kato.or(other.kato),
             host_nqn: self.host_nqn.or(other.host_nqn),
             host_id: self.host_id.or(other.host_id),
@@ -272,6 +284,8 @@ pub(crate) struct Settings {
     pub(crate) workers: usize,
     /// Whether somebody asked for exactly that many.
     pub(crate) direct: bool,
+    /// Whether files and devices that hold something are offered all the same.
+    pub(crate) overwrite: bool,
     /// The longest that a worker looks for completions before it sleeps.
     pub(crate) spin: Duration,
     pub(crate) host: HostSettings,
@@ -331,6 +345,7 @@ impl Settings {
             host_driver: options.host_driver.unwrap_or_default(),
             workers: options.workers.unwrap_or_else(|| asked.min(useful_workers())).clamp(1, MAX_WORKERS),
             direct: options.direct.or(environment.direct).unwrap_or(true),
+            overwrite: options.overwrite.unwrap_or(false),
             spin: options.spin.unwrap_or(Duration::ZERO),
             host: HostSettings {
                 host_nqn: options.host_nqn.unwrap_or_else(|| Nqn::from_uuid(host_id.0)),

@@ -18,6 +18,7 @@ const KEYS: &[&str] = &[
     "hdgst",
     "ddgst",
     "direct",
+    "overwrite",
     "kato_ms",
     "hostnqn",
     "hostid",
@@ -68,7 +69,8 @@ fn set(options: &mut NvmeofOptions, key: &'static str, value: &str) -> Result<()
         "target_driver" => {
             options.target_driver = Some(match value.to_ascii_lowercase().as_str() {
                 "userspace" => TargetDriverKind::Userspace,
-                _ => return Err(wrong("userspace")),
+                "nvmet" => TargetDriverKind::Nvmet,
+                _ => return Err(wrong("userspace or nvmet")),
             });
         }
         "workers" => {
@@ -82,6 +84,7 @@ fn set(options: &mut NvmeofOptions, key: &'static str, value: &str) -> Result<()
         "hdgst" => options.header_digest = Some(on_off(key, value)?),
         "ddgst" => options.data_digest = Some(on_off(key, value)?),
         "direct" => options.direct = Some(on_off(key, value)?),
+        "overwrite" => options.overwrite = Some(on_off(key, value)?),
         "kato_ms" => {
             let ms = number(key, value, 100, 3_600_000, "a number of milliseconds from 100 to 3600000")?;
             options.kato = Some(Duration::from_millis(ms));
@@ -143,20 +146,21 @@ mod tests {
 
     #[test]
     fn all_keys_are_understood() {
-        let text = "trtype=tcp adrfam=ipv4 traddr=127.0.0.1 trsvcid=0 host_driver=local target_driver=userspace workers=3 \
-                    queue_depth=64 hdgst=on ddgst=yes direct=off kato_ms=2000 hostnqn=nqn.2020-01.org.example:h \
+        let text = "trtype=tcp adrfam=ipv4 traddr=127.0.0.1 trsvcid=0 host_driver=local target_driver=nvmet workers=3 \
+                    queue_depth=64 hdgst=on ddgst=yes direct=off overwrite=on kato_ms=2000 hostnqn=nqn.2020-01.org.example:h \
                     hostid=00000000-0000-0000-0000-0000000000ff spin_us=20 ctrl_loss_tmo_s=-1 \
                     reconnect_delay_s=2";
         let options = parse(text).unwrap();
         let expected = NvmeofOptions {
             trid: Some("traddr=127.0.0.1 trsvcid=0".parse().unwrap()),
             host_driver: Some(HostDriver::Local),
-            target_driver: Some(TargetDriverKind::Userspace),
+            target_driver: Some(TargetDriverKind::Nvmet),
             workers: Some(3),
             queue_depth: Some(64),
             header_digest: Some(true),
             data_digest: Some(true),
             direct: Some(false),
+            overwrite: Some(true),
             kato: Some(Duration::from_secs(2)),
             host_nqn: Some(Nqn::new("nqn.2020-01.org.example:h").unwrap()),
             host_id: Some(HostId(0xff_u128.to_be_bytes())),
@@ -190,7 +194,7 @@ mod tests {
             ("traddr=127.0.0.1 host_driver=spdk", "host_driver=spdk: must be auto, userspace, kernel or local"),
             ("ctrl_loss_tmo_s=-2", "ctrl_loss_tmo_s=-2: must be a number of seconds from 0 to 86400, or -1"),
             ("reconnect_delay_s=0", "reconnect_delay_s=0: must be"),
-            ("traddr=127.0.0.1 target_driver=none", "target_driver=none: must be userspace"),
+            ("traddr=127.0.0.1 target_driver=none", "target_driver=none: must be userspace or nvmet"),
             ("traddr=127.0.0.1 hostid=0", "hostid=0: must be"),
             ("traddr=127.0.0.1 hostid=00000000-0000-0000-0000-000000000000", "must be"),
             ("traddr=example.org", "is no IP address"),

@@ -137,6 +137,7 @@ impl DiscoveryEntry {
             trtype: match at.trtype {
                 TrType::Tcp => DiscoveryTrType::Tcp,
                 TrType::Rdma => DiscoveryTrType::Rdma,
+                TrType::Loop => DiscoveryTrType::Loop,
             },
             adrfam: match at.adrfam() {
                 AdrFam::Ipv4 => DiscoveryAdrFam::Ipv4,
