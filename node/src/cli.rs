@@ -91,7 +91,13 @@ pub(crate) struct TargetArgs {
     #[command(flatten)]
     pub(crate) offer: OfferArgs,
     /// How the target is realised: userspace, in this process, or nvmet, the kernel's, which needs root
-    #[arg(long, alias = "target_driver", env = "NVFERRY_TARGET_DRIVER", default_value = "userspace", value_name = "DRIVER")]
+    #[arg(
+        long,
+        alias = "target_driver",
+        env = "NVFERRY_TARGET_DRIVER",
+        default_value = "userspace",
+        value_name = "DRIVER"
+    )]
     pub(crate) target_driver: String,
 }
 

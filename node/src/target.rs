@@ -16,7 +16,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(args: &TargetArgs, log: Log) -> Result<()> {
     let stop = StopSignal::install()?;
-    let transport = format!("{} target_driver={}", transport_text(&args.offer)?, one_word("target-driver", &args.target_driver)?);
+    let transport =
+        format!("{} target_driver={}", transport_text(&args.offer)?, one_word("target-driver", &args.target_driver)?);
     let files = files::check(&args.offer.file, &args.offer.files)?;
     let engine = TransferEngine::builder()
         .metadata(args.service.metadata_server.as_str())

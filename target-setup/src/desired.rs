@@ -146,7 +146,15 @@ impl NamespaceSpec {
     /// The first `size_bytes` of the file at `path`, with Direct I/O, writable, in the smallest block that it takes.
     #[must_use]
     pub fn new(nsid: Nsid, path: impl Into<PathBuf>, size_bytes: u64) -> Self {
-        Self { nsid, path: path.into(), size_bytes, direct: true, read_only: false, block_bytes: None, overwrite: false }
+        Self {
+            nsid,
+            path: path.into(),
+            size_bytes,
+            direct: true,
+            read_only: false,
+            block_bytes: None,
+            overwrite: false,
+        }
     }
 
     /// A UUID (version 8) that stays the same for this namespace of this subsystem over restarts, whichever driver

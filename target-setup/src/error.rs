@@ -104,7 +104,9 @@ pub enum TargetError {
     #[error(transparent)]
     Bind(#[from] BindError),
     /// The driver does not speak this transport.
-    #[error("cannot listen on {transport}: the userspace driver speaks tcp only: use trtype=tcp, or the kernel's target with target_driver=nvmet")]
+    #[error(
+        "cannot listen on {transport}: the userspace driver speaks tcp only: use trtype=tcp, or the kernel's target with target_driver=nvmet"
+    )]
     Transport {
         /// As asked.
         transport: TransportId,

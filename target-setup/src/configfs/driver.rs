@@ -3,14 +3,14 @@
 use super::backing::{self, Identity};
 use super::error::NvmetError;
 use super::modules::{self, Roots};
-use super::observe::Observed;
+use super::observe::{Observed, Owner};
 use super::paths::{self, Kind};
 use super::plan::{self, PortOptions};
 use super::record::{self, Record, Snapshot};
 use super::step::{self, Step, StepError};
 use super::tree::{KernelTree, Tree};
 use super::undo;
-use crate::desired::{NamespaceSpec, TargetSpec};
+use crate::desired::{AllowedHosts, NamespaceSpec, TargetSpec};
 use crate::driver::{FaultTotals, IoTotals, NamespaceInfo, NamespaceStatus, TargetDriver, TargetStatus};
 use crate::error::TargetError;
 use crate::guard::{self, Claim};
@@ -98,6 +98,10 @@ impl NvmetTarget {
             let others = others(&roots, &spec.subsystem);
             let own = Snapshot { pid: None, alive: true, entries: record.entries() };
             let result = Observed::look(&*tree, &spec.subsystem, &own, &others)
+                .and_then(|observed| {
+                    share_hosts(&spec, &observed, &*tree, &record)?;
+                    Ok(observed)
+                })
                 .and_then(|observed| plan::plan(&observed, &spec, options.port))
                 .and_then(|steps| Ok(step::apply_all(&steps, &*tree, &record)?));
             let Err(error) = result else { break };
@@ -132,6 +136,20 @@ impl NvmetTarget {
         tracing::info!(target: "nvferry::nvmet", address = %target.address(), "the kernel's target is set up");
         Ok(Arc::new(target))
     }
+}
+
+/// Hosts that another of our engines made are removed by whichever of us ends last, so they stand in both records.
+fn share_hosts(spec: &TargetSpec, observed: &Observed, tree: &dyn Tree, record: &Record) -> Result<(), NvmetError> {
+    let AllowedHosts::Only(hosts) = &spec.allowed_hosts else { return Ok(()) };
+    for host in hosts {
+        let path = paths::host(&host.nqn);
+        if let Some(Owner::Engine(_)) = observed.hosts.get(host.nqn.as_str())
+            && let Ok(inode) = tree.inode(&path)
+        {
+            record.made(&path, inode).map_err(|source| StepError { step: Step::make(path), source })?;
+        }
+    }
+    Ok(())
 }
 
 /// Another program was quicker: with the port's id, or with a free TCP port.

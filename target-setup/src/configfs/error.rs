@@ -98,7 +98,9 @@ pub enum NvmetError {
         why: String,
     },
     /// The kernel takes its time.
-    #[error("{action} is not done by its deadline; the kernel still waits for I/O, and it is finished as soon as that ends")]
+    #[error(
+        "{action} is not done by its deadline; the kernel still waits for I/O, and it is finished as soon as that ends"
+    )]
     Slow {
         /// What was attempted.
         action: String,
@@ -127,8 +129,12 @@ fn hint(error: &StepError) -> String {
     let errno = error.source.raw_os_error().map(Errno::from_raw_os_error);
     let enable = matches!(&error.step, Step::Set { path, .. } if path.ends_with("/enable"));
     let text = match (errno, &error.step) {
-        (Some(Errno::ADDRINUSE), Step::Link { .. }) => "something listens at that address already; choose another trsvcid",
-        (Some(Errno::ADDRNOTAVAIL), Step::Link { .. }) => "that address is not on this machine; give one that is as traddr",
+        (Some(Errno::ADDRINUSE), Step::Link { .. }) => {
+            "something listens at that address already; choose another trsvcid"
+        }
+        (Some(Errno::ADDRNOTAVAIL), Step::Link { .. }) => {
+            "that address is not on this machine; give one that is as traddr"
+        }
         (Some(Errno::ACCESS | Errno::PERM), Step::Set { .. }) if enable => {
             "the kernel may not open the file for reading and writing"
         }

@@ -176,7 +176,8 @@ pub fn file_of(dir: &Path, subsystem: &Nqn) -> PathBuf {
     }
     if name.len() > 200 {
         name.truncate(180);
-        name += &format!("%{:016x}", crate::desired::fnv1a_64(subsystem.as_str().as_bytes(), crate::desired::FNV_BASIS));
+        name +=
+            &format!("%{:016x}", crate::desired::fnv1a_64(subsystem.as_str().as_bytes(), crate::desired::FNV_BASIS));
     }
     dir.join(format!("{name}.record"))
 }

@@ -177,7 +177,8 @@ fn device(path: &Path, rdev: u64, machine: &Machine) -> io::Result<(Option<Holdi
     if let Some(at) = mounted_at(machine, &number) {
         return found(Holding::Mounted(at));
     }
-    let is_it = |swap: &PathBuf| fs::metadata(swap).is_ok_and(|it| it.file_type().is_block_device() && it.rdev() == rdev);
+    let is_it =
+        |swap: &PathBuf| fs::metadata(swap).is_ok_and(|it| it.file_type().is_block_device() && it.rdev() == rdev);
     if swaps(machine).iter().any(is_it) {
         return found(Holding::Swap);
     }

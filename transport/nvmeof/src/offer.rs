@@ -4,10 +4,10 @@ use crate::config::{Settings, TargetDriverKind};
 use crate::trid;
 use nvferry_engine::error::ErrorKind;
 use nvferry_engine::{EngineError, FileBufferDesc, FileBufferId, SegmentDesc};
+use nvferry_target::configfs::NvmetError;
 use nvferry_target::{
     NamespaceSpec, NvmetOptions, NvmetTarget, TargetDriver, TargetError, TargetSpec, UserspaceOptions, UserspaceTarget,
 };
-use nvferry_target::configfs::NvmetError;
 use nvferry_wire::{Nqn, Nsid, TransportId};
 use parking_lot::Mutex;
 use std::net::IpAddr;
@@ -201,7 +201,8 @@ mod tests {
     fn p10_a_file_that_holds_a_file_system_is_offered_only_to_be_overwritten() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), [b"XFSB".as_slice(), &[0; 8188]].concat()).unwrap();
-        let refused = offer("traddr=127.0.0.1 trsvcid=0", "x").register(FileBufferId(1), file.path(), 8192).unwrap_err();
+        let refused =
+            offer("traddr=127.0.0.1 trsvcid=0", "x").register(FileBufferId(1), file.path(), 8192).unwrap_err();
         assert!(refused.to_string().contains("XFS"), "{refused}");
         let forced = offer("traddr=127.0.0.1 trsvcid=0 overwrite=on", "x");
         forced.register(FileBufferId(1), file.path(), 8192).unwrap();
