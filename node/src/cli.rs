@@ -2,7 +2,7 @@
 //! underscores, as the original's tools have them, do as well.
 
 use crate::files::FileArg;
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 use std::path::PathBuf;
 
 /// Files as segments over NVMe fabrics: serve them, find them, look at them.
@@ -24,7 +24,6 @@ pub(crate) enum Command {
     /// Run the HTTP metadata service, where nodes publish their segments and find others'
     Metadata(MetadataArgs),
     /// Serve files or block devices as a segment until SIGINT or SIGTERM, which withdraws it
-    #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
     Target(TargetCommand),
     /// Look at the segments that are published
     #[command(subcommand)]
@@ -52,12 +51,40 @@ pub(crate) struct MetadataArgs {
 }
 
 /// Serving, or looking what serving would do.
-#[derive(Debug, Args)]
-pub(crate) struct TargetCommand {
-    #[command(subcommand)]
-    pub(crate) look: Option<TargetLook>,
-    #[command(flatten)]
-    pub(crate) serve: Option<TargetArgs>,
+#[derive(Debug)]
+pub(crate) enum TargetCommand {
+    Serve(TargetArgs),
+    Look(TargetLook),
+}
+
+// By hand: derived, the flags that serving needs would be asked for with `plan`, too.
+impl FromArgMatches for TargetCommand {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        match matches.subcommand() {
+            Some(_) => TargetLook::from_arg_matches(matches).map(Self::Look),
+            None => TargetArgs::from_arg_matches(matches).map(Self::Serve),
+        }
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for TargetCommand {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let command = TargetLook::augment_subcommands(TargetArgs::augment_args(command));
+        command
+            .subcommand_required(false)
+            .arg_required_else_help(false)
+            .args_conflicts_with_subcommands(true)
+            .subcommand_negates_reqs(true)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
 }
 
 /// Looking, without serving.
@@ -70,6 +97,9 @@ pub(crate) enum TargetLook {
 /// What to plan.
 #[derive(Debug, Args)]
 pub(crate) struct PlanArgs {
+    /// The name under which the segment is published; unique in the cluster, usually address:port of this node
+    #[arg(long, alias = "server_name", env = "NVFERRY_SERVER_NAME", value_name = "NAME")]
+    pub(crate) server_name: String,
     #[command(flatten)]
     pub(crate) offer: OfferArgs,
     /// The configfs tree to look at
@@ -88,6 +118,9 @@ pub(crate) struct PlanArgs {
 pub(crate) struct TargetArgs {
     #[command(flatten)]
     pub(crate) service: ServiceArgs,
+    /// The name under which the segment is published; unique in the cluster, usually address:port of this node
+    #[arg(long, alias = "server_name", env = "NVFERRY_SERVER_NAME", value_name = "NAME")]
+    pub(crate) server_name: String,
     #[command(flatten)]
     pub(crate) offer: OfferArgs,
     /// How the target is realised: userspace, in this process, or nvmet, the kernel's, which needs root
@@ -104,9 +137,6 @@ pub(crate) struct TargetArgs {
 /// What is offered, where, and under which name.
 #[derive(Debug, Args)]
 pub(crate) struct OfferArgs {
-    /// The name under which the segment is published; unique in the cluster, usually address:port of this node
-    #[arg(long, alias = "server_name", env = "NVFERRY_SERVER_NAME", value_name = "NAME")]
-    pub(crate) server_name: String,
     /// A file or block device to serve; with a size, only that much from its start. May be repeated
     #[arg(long, value_name = "PATH[:SIZE]", required_unless_present = "files")]
     pub(crate) file: Vec<FileArg>,

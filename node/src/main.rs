@@ -34,11 +34,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     let log = Log::start(cli.verbose)?;
     match &cli.command {
         Command::Metadata(args) => metadata::run(args, log),
-        Command::Target(TargetCommand { look: Some(TargetLook::Plan(args)), .. }) => plan::run(args),
-        Command::Target(TargetCommand { serve: Some(args), .. }) => target::run(args, log),
-        Command::Target(TargetCommand { look: None, serve: None }) => {
-            anyhow::bail!("nvferry target needs files to serve; see `nvferry target --help`")
-        }
+        Command::Target(TargetCommand::Serve(args)) => target::run(args, log),
+        Command::Target(TargetCommand::Look(TargetLook::Plan(args))) => plan::run(args),
         Command::Segment(command) => segment::run(command),
     }
 }

@@ -23,7 +23,7 @@ pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let transport = TransportId::from_fields(given)?;
     let subsystem = match &offer.subnqn {
         Some(name) => Nqn::new(name)?,
-        None => Nqn::new(format!("{}{}", nvferry_nvmeof::SUBNQN_PREFIX, offer.server_name)).context("give --subnqn")?,
+        None => Nqn::new(format!("{}{}", nvferry_nvmeof::SUBNQN_PREFIX, args.server_name)).context("give --subnqn")?,
     };
     let direct = match offer.direct.as_deref().map(str::to_ascii_lowercase).as_deref() {
         Some("off" | "0" | "false" | "no") => false,

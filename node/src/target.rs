@@ -22,7 +22,7 @@ pub(crate) fn run(args: &TargetArgs, log: Log) -> Result<()> {
     let engine = TransferEngine::builder()
         .metadata(args.service.metadata_server.as_str())
         .cluster_id(args.service.cluster_id.as_deref())
-        .server_name(&args.offer.server_name)
+        .server_name(&args.server_name)
         .transport(nvferry_nvmeof::factory(NvmeofOptions::new()))
         .build()?;
     engine.install_transport(nvferry_nvmeof::PROTOCOL, transport.as_str())?;
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &TargetArgs, log: Log) -> Result<()> {
     log.serving();
     stop.wait();
     let ended = engine.shutdown(Deadline::after(DRAIN));
-    ended.with_context(|| format!("segment {} has ended, but not in order", args.offer.server_name))
+    ended.with_context(|| format!("segment {} has ended, but not in order", args.server_name))
 }
 
 /// Offers and publishes the files; says what is served, where and under which name.
@@ -46,7 +46,7 @@ fn offer(engine: &TransferEngine, files: &[LocalFile], args: &TargetArgs) -> Res
     Ok(format!(
         "serving {count} ({}) at {address} as segment {}, published at {}",
         size(total),
-        args.offer.server_name,
+        args.server_name,
         args.service.metadata_server
     ))
 }
