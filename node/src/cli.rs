@@ -20,6 +20,8 @@ pub(crate) struct Cli {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
+// Made once in a process's life: its size is no matter.
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Command {
     /// Run the HTTP metadata service, where nodes publish their segments and find others'
     Metadata(MetadataArgs),
@@ -52,6 +54,7 @@ pub(crate) struct MetadataArgs {
 
 /// Serving, or looking what serving would do.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum TargetCommand {
     Serve(TargetArgs),
     Look(TargetLook),

@@ -221,6 +221,7 @@ fn choose(setting: HostDriver, segment: &SegmentDesc) -> Result<DriverChoice, En
         HostDriver::Auto => match trid::read(segment)?.0.trtype {
             TrType::Tcp => (HostDriver::Userspace, "automatic: it does tcp, and needs neither root nor modules"),
             TrType::Rdma => (HostDriver::Kernel, "automatic: only the kernel's host does rdma"),
+            TrType::Loop => (HostDriver::Kernel, "automatic: loop is within the kernel"),
         },
         asked => (asked, "asked for"),
     };
