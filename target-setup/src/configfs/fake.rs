@@ -285,6 +285,10 @@ impl State {
         Ok(())
     }
 
+    fn names_a_file(&self, namespace: &str) -> bool {
+        std::path::Path::new(self.get(&format!("{namespace}/device_path"))).exists()
+    }
+
     fn write(&mut self, path: &str, value: &str) -> Result<(), Errno> {
         match self.nodes.get(path) {
             Some(Node::Attribute(_)) => {}
@@ -313,11 +317,8 @@ impl State {
                 let enabled = self.get(&format!("{dir}/enable")) == "1";
                 match attribute {
                     "enable" if !valid_bool => return Err(Errno::INVAL),
-                    "enable" => {
-                        if value == "1" && !std::path::Path::new(self.get(&format!("{dir}/device_path"))).exists() {
-                            return Err(Errno::NOENT);
-                        }
-                    }
+                    "enable" if value == "1" && !self.names_a_file(&dir) => return Err(Errno::NOENT),
+                    "enable" => {}
                     "buffered_io" if enabled || !valid_bool => return Err(Errno::INVAL),
                     _ if enabled => return Err(Errno::BUSY),
                     "device_uuid" if value.len() != 36 => return Err(Errno::INVAL),
@@ -368,7 +369,10 @@ impl Tree for Fake {
 
     fn unlink(&self, path: &str) -> io::Result<()> {
         self.change(|state| match state.nodes.get(path) {
-            Some(Node::Link(..)) => Ok(drop(state.nodes.remove(path))),
+            Some(Node::Link(..)) => {
+                state.nodes.remove(path);
+                Ok(())
+            }
             Some(_) => Err(Errno::PERM),
             None => Err(Errno::NOENT),
         })
