@@ -139,7 +139,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64), value_name = "N", help_heading = "Initiator")]
     pub(crate) workers: Option<u32>,
 
-    /// Microseconds that a worker looks for completions before it sleeps; 0 never spins [default: 0]
+    /// Microseconds that a thread looks for more before it sleeps, on either side; 0 never spins [default: 0]
     #[arg(long, alias = "spin-us", value_parser = clap::value_parser!(u32).range(0..=1_000_000), value_name = "MICROSECONDS", help_heading = "Initiator")]
     pub(crate) spin_us: Option<u32>,
 

@@ -5,6 +5,7 @@ use nvferry_io::engine::{self, EngineChoice, IoEngine};
 use nvferry_io::stream::TcpOptions;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Makes the I/O engine of a reactor, which it is given the number of.
 pub type EngineFactory = Arc<dyn Fn(usize) -> io::Result<Box<dyn IoEngine>> + Send + Sync>;
@@ -21,11 +22,19 @@ pub struct UserspaceOptions {
     pub max_connections: usize,
     /// Sockets' options.
     pub tcp: TcpOptions,
+    /// The longest that a reactor looks for more before it sleeps, once something came; zero turns spinning off.
+    pub spin: Duration,
 }
 
 impl Default for UserspaceOptions {
     fn default() -> Self {
-        Self { reactors: None, engine: None, max_connections: limits::MAX_CONNECTIONS, tcp: TcpOptions::default() }
+        Self {
+            reactors: None,
+            engine: None,
+            max_connections: limits::MAX_CONNECTIONS,
+            tcp: TcpOptions::default(),
+            spin: Duration::ZERO,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use super::limits;
 use super::mailbox::Mailbox;
 use super::subsystem::Subsystem;
 use super::worker::Worker;
-use nvferry_io::poller::{Events, Interest, Poller, Sleeper, Trigger};
+use nvferry_io::poller::{AdaptiveSpin, Events, Interest, Poller, Sleeper, Trigger};
 use nvferry_io::stream::{Listener, TcpStream};
 use std::io;
 use std::os::fd::AsFd;
@@ -145,6 +145,7 @@ pub(crate) struct Reactor {
     interests: Vec<Option<Interest>>,
     /// An empty list whose room is used again.
     touched: Vec<u32>,
+    spin: AdaptiveSpin,
     end: EndGuard,
 }
 
@@ -170,6 +171,7 @@ impl Reactor {
         worker: Worker<TcpStream>,
         sleeper: Sleeper,
         listener: Option<Listener>,
+        spin: AdaptiveSpin,
     ) -> io::Result<Self> {
         let poller = Poller::new()?;
         poller.add_sleeper(&sleeper, SLEEPER)?;
@@ -190,6 +192,7 @@ impl Reactor {
             accept_again: None,
             interests: Vec::new(),
             touched: Vec::new(),
+            spin,
         })
     }
 
@@ -221,7 +224,12 @@ impl Reactor {
         drained || self.shared.forced.load(Ordering::Acquire)
     }
 
+    /// Waits for something to do: looks for it a while where that has paid, once each time that something came, and
+    /// then sleeps.
     fn sleep(&mut self) {
+        if !self.events.is_empty() && self.spin() {
+            return;
+        }
         let now = Instant::now();
         let next = [self.worker.next_deadline(), self.accept_again].into_iter().flatten().min();
         let mut timeout = next.map(|next| next.saturating_duration_since(now));
@@ -229,11 +237,32 @@ impl Reactor {
         if !sleeping {
             timeout = Some(Duration::ZERO);
         }
-        if let Err(error) = self.poller.wait(&mut self.events, timeout) {
-            tracing::error!(%error, "a reactor cannot wait for its sockets");
-        }
+        self.poll(timeout);
         if sleeping {
             self.sleeper.woke();
+        }
+    }
+
+    /// Tells whether something came.
+    fn spin(&mut self) -> bool {
+        let budget = self.spin.budget();
+        if budget.is_zero() {
+            return false;
+        }
+        let until = Instant::now() + budget;
+        loop {
+            self.poll(Some(Duration::ZERO));
+            let found = !self.events.is_empty();
+            if found || Instant::now() >= until {
+                self.spin.ended(found);
+                return found;
+            }
+        }
+    }
+
+    fn poll(&mut self, timeout: Option<Duration>) {
+        if let Err(error) = self.poller.wait(&mut self.events, timeout) {
+            tracing::error!(%error, "a reactor cannot wait for its sockets");
         }
     }
 

@@ -12,6 +12,7 @@ use crate::desired::{AllowedHosts, NamespaceSpec, TargetSpec};
 use crate::driver::{NamespaceInfo, TargetDriver, TargetStatus};
 use crate::error::TargetError;
 use crate::guard;
+use nvferry_io::poller::AdaptiveSpin;
 use nvferry_io::stream::Listener;
 use nvferry_wire::trid::TrType;
 use nvferry_wire::{Nsid, TransportId};
@@ -64,7 +65,8 @@ impl UserspaceTarget {
             let subsystem = Arc::clone(&shared.subsystem);
             let mailbox = Arc::clone(&shared.inboxes[index].mailbox);
             let worker = Worker::new(index, subsystem, Arc::clone(&placement), mailbox, engine);
-            let reactor = Reactor::new(index, Arc::clone(&shared), worker, sleeper, listener.take());
+            let spin = AdaptiveSpin::new(options.spin);
+            let reactor = Reactor::new(index, Arc::clone(&shared), worker, sleeper, listener.take(), spin);
             reactors.push(reactor.map_err(os("make a reactor"))?);
         }
         // From here on threads run: if one cannot be started, the target's drop ends the others.

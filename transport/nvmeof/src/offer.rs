@@ -24,6 +24,7 @@ pub(crate) struct Offer {
     driver: TargetDriverKind,
     direct: bool,
     overwrite: bool,
+    spin: Duration,
     /// The address in the server name: what hosts use where the target listens on all of them.
     public_address: Option<IpAddr>,
     /// Started with the first file.
@@ -33,8 +34,16 @@ pub(crate) struct Offer {
 impl Offer {
     pub(crate) fn new(settings: &Settings, server_name: &str) -> Self {
         let listen = settings.offer.clone().and_then(|trid| trid.subnqn.clone().map(|subnqn| (trid, subnqn)));
-        let Settings { target_driver: driver, direct, overwrite, .. } = *settings;
-        Self { listen, driver, direct, overwrite, public_address: address_in(server_name), target: Mutex::new(None) }
+        let Settings { target_driver: driver, direct, overwrite, spin, .. } = *settings;
+        Self {
+            listen,
+            driver,
+            direct,
+            overwrite,
+            spin,
+            public_address: address_in(server_name),
+            target: Mutex::new(None),
+        }
     }
 
     /// Offers a file; the first one starts the target.
@@ -84,7 +93,9 @@ impl Offer {
         let spec = TargetSpec::new(listen.clone(), subnqn.clone());
         let target: Arc<dyn TargetDriver> = match self.driver {
             TargetDriverKind::Userspace => {
-                UserspaceTarget::start(spec, UserspaceOptions::default()).map_err(|error| engine_error(&error))?
+                let mut options = UserspaceOptions::default();
+                options.spin = self.spin;
+                UserspaceTarget::start(spec, options).map_err(|error| engine_error(&error))?
             }
             TargetDriverKind::Nvmet => {
                 NvmetTarget::start(spec, NvmetOptions::default()).map_err(|error| engine_error(&error))?

@@ -3,8 +3,10 @@
 //! One [`Poller`] belongs to one worker. Everything that the worker waits for is a descriptor registered under a
 //! token of the worker's choice; a [`Waker`] is how other threads end its sleep.
 
+mod spin;
 mod waker;
 
+pub use spin::AdaptiveSpin;
 pub use waker::{Sleeper, Waker};
 
 use crate::sys::{check, timespec};

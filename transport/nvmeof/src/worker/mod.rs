@@ -5,8 +5,7 @@
 //!
 //! - [`inbox`]: what others hand to a worker.
 //! - [`run`]: what a worker does when it is driven.
-//! - [`seat`]: who drives it: its own thread, or for a while one that waits for it; [`spin`]: when that one looks again
-//!   before it sleeps.
+//! - [`seat`]: who drives it: its own thread, or for a while one that waits for it.
 //! - [`remote_lane`]: its way to one target over NVMe/TCP; [`local_io`]: its engine for files on this machine.
 
 mod inbox;
@@ -14,7 +13,6 @@ mod local_io;
 mod remote_lane;
 mod run;
 mod seat;
-mod spin;
 
 pub(crate) use inbox::Order;
 pub(crate) use local_io::LocalIo;
@@ -25,12 +23,11 @@ use crate::host::userspace::control::ControlHandle;
 use crate::host::userspace::queue_pair::Scratch;
 use inbox::Inbox;
 use nvferry_io::BufferPool;
-use nvferry_io::poller::{Poller, Waker};
+use nvferry_io::poller::{AdaptiveSpin, Poller, Waker};
 use nvferry_io::pool::PoolConfig;
 use parking_lot::Mutex;
 use run::{Context, Worker};
 use seat::Driver;
-use spin::AdaptiveSpin;
 use std::io;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;

@@ -15,10 +15,9 @@
 
 use super::inbox::{Inbox, Order};
 use super::run::{Rest, Worker};
-use super::spin::AdaptiveSpin;
 use crate::attachment::AttachmentId;
 use nvferry_engine::{Slice, Waiting};
-use nvferry_io::poller::{Events, Poller, Sleeper};
+use nvferry_io::poller::{AdaptiveSpin, Events, Poller, Sleeper};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

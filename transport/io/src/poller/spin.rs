@@ -7,9 +7,9 @@ const MAX_FAILURES: u32 = 8;
 /// Sleeps without spinning before it is tried again.
 const REST: u32 = 64;
 
-/// Knows its own rate of success.
+/// Decides how long to look again before a sleep; knows its own rate of success.
 #[derive(Debug)]
-pub(super) struct AdaptiveSpin {
+pub struct AdaptiveSpin {
     limit: Duration,
     failures: u32,
     rest: u32,
@@ -17,12 +17,13 @@ pub(super) struct AdaptiveSpin {
 
 impl AdaptiveSpin {
     /// Spins for `limit` at most; not at all if that is zero.
-    pub(super) fn new(limit: Duration) -> Self {
+    #[must_use]
+    pub fn new(limit: Duration) -> Self {
         Self { limit, failures: 0, rest: 0 }
     }
 
     /// How long to spin now.
-    pub(super) fn budget(&mut self) -> Duration {
+    pub fn budget(&mut self) -> Duration {
         if self.rest > 0 {
             self.rest -= 1;
             return Duration::ZERO;
@@ -31,7 +32,7 @@ impl AdaptiveSpin {
     }
 
     /// Something came while spinning, or nothing did.
-    pub(super) fn ended(&mut self, found: bool) {
+    pub fn ended(&mut self, found: bool) {
         if found {
             self.failures = 0;
         } else {
