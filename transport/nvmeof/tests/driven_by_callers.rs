@@ -25,10 +25,15 @@ struct Loop {
 
 impl Loop {
     fn new(name: &str, workers: usize) -> Self {
+        Self::with(name, workers, Duration::ZERO)
+    }
+
+    /// The same, with threads on both sides that spin for so long before they sleep.
+    fn with(name: &str, workers: usize, spin: Duration) -> Self {
         let dir = temp_dir();
         let bytes = pattern(BLOCK * BLOCKS, 7);
         let path = make_file(dir.path(), "a", &bytes);
-        let factory = factory(NvmeofOptions::new().workers(workers));
+        let factory = factory(NvmeofOptions::new().workers(workers).spin(spin));
         let engine = TransferEngine::builder()
             .metadata(format!("memory:{name}"))
             .server_name(name)
@@ -84,6 +89,13 @@ fn a_thread_that_waits_all_the_time_drives_the_worker() {
     let looped = Loop::new("driven-one", 1);
     looped.until_driven();
     looped.read_one_by_one(1000, 1);
+}
+
+#[test]
+fn the_same_with_threads_that_spin() {
+    let looped = Loop::with("driven-spinning", 1, Duration::from_micros(50));
+    looped.until_driven();
+    looped.read_one_by_one(1000, 2);
 }
 
 #[test]
