@@ -29,7 +29,7 @@ disconnect "$nqn"
 kill -TERM "$target"
 wait "$target" || fail "the target ended with $?"
 fsck.ext4 -f -n "$image" || fail "fsck of the file itself"
-start_target t 4420 --file "$image"
+start_target t 4420 --file "$image" --overwrite
 connect "$nqn" 4420
 device "$nqn" 1
 mount -t ext4 -o ro "$device" /mnt/b

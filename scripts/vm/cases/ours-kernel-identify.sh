@@ -24,8 +24,9 @@ controller=/dev/$(controller "$nqn")
 json 'nvme list' '.Devices | sort_by(.NameSpace) | map("\(.NameSpace) \(.PhysicalSize) \(.ModelNumber)") | join(", ")' \
     '1 67108864 nvferry, 2 34603008 nvferry' nvme list
 json 'the path' '.[0].Subsystems[0].Paths[0] | "\(.Transport) \(.State)"' 'tcp live' nvme list-subsys
+# 4100 units of 16 bytes: a command and 64 KiB of data in one capsule.
 json 'id-ctrl' '"\(.subnqn) \(.cntrltype) \(.ver) \(.mdts) \(.sqes) \(.cqes) \(.kas > 0) \(.ioccsz) \(.nn >= 2)"' \
-    "$nqn 1 66560 8 102 68 true 1028 true" nvme id-ctrl "$controller"
+    "$nqn 1 66560 8 102 68 true 4100 true" nvme id-ctrl "$controller"
 json 'id-ns' '"\(.nsze) \(.ncap) \(.nuse) \(.lbafs[.flbas].ds) \(.lbafs[.flbas].ms) \(.nmic)"' '131072 131072 131072 9 0 1' \
     nvme id-ns "$device"
 json 'id-ns of one that is not there' .nsze 0 nvme id-ns "$controller" -n 7
