@@ -2,7 +2,7 @@
 
 use hmac::{Hmac, KeyInit, Mac};
 use nvferry_wire::auth::AuthHash;
-use sha2::{Sha256, Sha384, Sha512};
+use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use zeroize::Zeroizing;
 
 /// The longest result in bytes.
@@ -24,6 +24,15 @@ impl Digest {
 
     pub(crate) fn as_slice(&self) -> &[u8] {
         &self.bytes[..self.len]
+    }
+}
+
+/// The hash of `bytes`.
+pub(crate) fn hash(hash: AuthHash, bytes: &[u8]) -> Digest {
+    match hash {
+        AuthHash::Sha256 => Digest::new(&Sha256::digest(bytes)),
+        AuthHash::Sha384 => Digest::new(&Sha384::digest(bytes)),
+        AuthHash::Sha512 => Digest::new(&Sha512::digest(bytes)),
     }
 }
 
