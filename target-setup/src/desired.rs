@@ -64,6 +64,12 @@ impl AllowedHosts {
         }
     }
 
+    /// Whether any host has to prove itself.
+    #[must_use]
+    pub fn has_secrets(&self) -> bool {
+        matches!(self, Self::Only(hosts) if hosts.iter().any(|host| host.auth.is_some()))
+    }
+
     /// What the host with this name has to prove, if anything.
     #[must_use]
     pub fn auth(&self, host: &Nqn) -> Option<&HostAuth> {

@@ -65,6 +65,8 @@ pub(crate) enum Work {
     },
     /// Connect, once its data is there.
     Connect,
+    /// Authentication Send, once its message is there.
+    AuthSend,
 }
 
 /// One operation on a file.
@@ -195,7 +197,7 @@ impl Work {
                 let &(offset, len) = ranges.last()?;
                 on_file(IoKind::Deallocate { len }, offset, OperationBuffer::None)
             }
-            Self::Connect => None,
+            Self::Connect | Self::AuthSend => None,
             Self::Modify { change, offset, body, tail, durable, step } => {
                 if *step == Step::Body && *body == 0 {
                     *step = Step::Tail;
@@ -296,7 +298,7 @@ impl Work {
                     Err(error) => After::Done(write_status(&error)),
                 }
             }
-            Self::Connect => After::Done(Status::new(StatusCode::InternalError)),
+            Self::Connect | Self::AuthSend => After::Done(Status::new(StatusCode::InternalError)),
         }
     }
 }

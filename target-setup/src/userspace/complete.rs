@@ -146,7 +146,7 @@ impl Kind {
             Work::Modify { change: super::command::Change::Write, .. } => Self::Write,
             Work::Modify { .. } | Work::Ranges { .. } => Self::Change,
             Work::Flush { .. } => Self::Flush,
-            Work::Connect => Self::Other,
+            Work::Connect | Work::AuthSend => Self::Other,
         }
     }
 

@@ -6,6 +6,7 @@
 //! This file has its parts and its end; [`receive`](super::receive) takes PDUs in, [`dispatch`](super::dispatch)
 //! takes commands, [`complete`](super::complete) ends them.
 
+use super::auth::QueueAuth;
 use super::command::Work;
 use super::controller::Controller;
 use super::core::Core;
@@ -48,6 +49,8 @@ pub(crate) struct Queue {
     pub(crate) sqhd: Option<u16>,
     /// Asynchronous Event Requests that wait for something to happen.
     pub(crate) events: Vec<CommandId>,
+    /// What the host has to prove, if anything.
+    pub(crate) auth: Option<QueueAuth>,
     /// When the host will have been silent for too long.
     pub(crate) keep_alive: Option<Instant>,
 }
@@ -69,6 +72,8 @@ pub(crate) enum Stage {
     InEngine,
     /// It waits for the host to take what was sent to it before.
     Parked,
+    /// The authentication message that it brought is being taken in.
+    Proving,
 }
 
 /// Which pool a buffer is from.
@@ -233,6 +238,7 @@ impl<S: Stream> Connection<S> {
         if slot.stage == Stage::Asked {
             self.asked -= 1;
         }
+        let was_auth = matches!(slot.work, Work::AuthSend);
         slot.stage = Stage::Free;
         let lane = slot.lane.take();
         if let Work::Flush { rest } = &mut slot.work {
@@ -247,6 +253,9 @@ impl<S: Stream> Connection<S> {
             core.lanes.leave(lane);
         }
         self.free_slots.push(index);
+        if was_auth {
+            self.auth_send_ended(index);
+        }
     }
 
     /// Sends what waits, as far as the stream takes it.
@@ -336,7 +345,7 @@ impl<S: Stream> Connection<S> {
                     }
                     self.free_slot(core, index);
                 }
-                Stage::Capsule | Stage::Asked | Stage::Parked => self.free_slot(core, index),
+                Stage::Capsule | Stage::Asked | Stage::Parked | Stage::Proving => self.free_slot(core, index),
             }
         }
         self.parked.clear();
@@ -378,7 +387,12 @@ impl<S: Stream> Connection<S> {
                 self.close(core);
                 return;
             }
-            "it did not connect a queue in time"
+            if self.phase == Phase::Live {
+                count(&core.subsystem.faults.refused_hosts);
+                "it did not authenticate in time"
+            } else {
+                "it did not connect a queue in time"
+            }
         } else if let Some(queue) = self.queue.as_ref().filter(|queue| due(queue.keep_alive)) {
             queue.controller.fail();
             "its keep-alive timeout passed"

@@ -1,6 +1,7 @@
 //! Taking commands: Connect, admin commands, I/O commands.
 
 use super::admin::{Asked, Reply};
+use super::auth::QueueAuth;
 use super::command::{Data, Work};
 use super::connection::{Connection, Phase, Pool, Queue, Slot, Stage};
 use super::controller::QueueHandle;
@@ -36,8 +37,11 @@ impl<S: Stream> Connection<S> {
         let sqhd_before = self.advance_sqhd();
         let taken = match self.queue.as_ref().map(|queue| queue.qid.is_admin()) {
             None => self.take_connect(core, sqe, layout)?,
-            Some(true) => self.take_admin(core, sqe, now),
-            Some(false) => self.take_io(core, sqe, layout, now)?,
+            Some(admin) => match self.take_auth(core, sqe, layout, now)? {
+                Some(taken) => taken,
+                None if admin => self.take_admin(core, sqe, now),
+                None => self.take_io(core, sqe, layout, now)?,
+            },
         };
         match taken {
             Taken::Continues => {}
@@ -211,7 +215,7 @@ impl<S: Stream> Connection<S> {
     }
 
     /// Prepares for the data of a command: it comes with the capsule, or is asked for when there is a buffer.
-    fn take_host_data(
+    pub(super) fn take_host_data(
         &mut self,
         core: &mut Core,
         index: u16,
@@ -226,7 +230,7 @@ impl<S: Stream> Connection<S> {
             slot.stage = Stage::Waiting;
             match slot.lane {
                 Some(lane) => core.lanes.wait(lane, key),
-                // Connect: one small buffer a connection, which the pool for capsules has.
+                // Connect and authentication: one small buffer a connection, which the pool for capsules has.
                 None => match core.capsule_buffer(None, data_bytes as usize) {
                     CoreBuffer::Lent(buffer) => {
                         slot.buffer = Some((buffer, Pool::Capsule));
@@ -278,6 +282,10 @@ impl<S: Stream> Connection<S> {
             let from = offset as usize;
             buffer.copy_within(from..from + slot.data_bytes as usize, 0);
         }
+        if matches!(slot.work, Work::AuthSend) {
+            self.auth_message(core, index);
+            return;
+        }
         let Some(lane) = slot.lane else {
             let data = ConnectData::decode(&buffer[..CONNECT_DATA_LEN]);
             self.connect(core, index, data, now);
@@ -328,9 +336,13 @@ impl<S: Stream> Connection<S> {
             peer = ?self.ends.peer, host = %controller.host, cntlid = controller.id.0, qid = connect.qid.0, "queue connected"
         );
         self.phase = Phase::Live;
-        self.phase_deadline = None;
-        let result =
-            ConnectResult { cntlid: controller.id, authentication_required: false, secure_channel_required: false };
+        let auth = core.subsystem.auth_terms(&controller).map(QueueAuth::new);
+        self.phase_deadline = auth.is_some().then(|| now + limits::AUTHENTICATION_TIMEOUT);
+        let result = ConnectResult {
+            cntlid: controller.id,
+            authentication_required: auth.is_some(),
+            secure_channel_required: false,
+        };
         let sqhd = if connect.disable_sq_flow_control { None } else { Some(1) };
         let keep_alive = if connect.qid.is_admin() { controller.kato().map(|kato| now + kato) } else { None };
         self.free_slot(core, index);
@@ -343,6 +355,7 @@ impl<S: Stream> Connection<S> {
             entries: connect.sq_entries,
             sqhd,
             events: Vec::new(),
+            auth,
             keep_alive,
         });
         if connect.qid.is_admin() {
@@ -383,7 +396,7 @@ impl<S: Stream> Connection<S> {
         self.respond(core, Cqe::new(sqe.cid(), self.sqhd(), status));
     }
 
-    fn new_slot(&mut self, sqe: &Sqe, work: Work) -> Result<u16, TermReq> {
+    pub(super) fn new_slot(&mut self, sqe: &Sqe, work: Work) -> Result<u16, TermReq> {
         let slot = Slot {
             stage: Stage::Waiting,
             sqe: *sqe,
@@ -402,7 +415,7 @@ impl<S: Stream> Connection<S> {
 
 /// What became of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Taken {
+pub(super) enum Taken {
     /// Its data comes next.
     Continues,
     /// It has been answered, or goes on without the capsule's data.

@@ -33,6 +33,10 @@ pub const KEEP_ALIVE_GRANULARITY_100MS: u16 = 10;
 
 /// From the TCP connection to the end of Connect.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// From the end of Connect until the host has proved itself, where it has a secret.
+pub const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Authentication messages that may wait to be taken in, over all connections; hosts beyond that are told to try again.
+pub const MAX_WAITING_PROOFS: usize = 64;
 /// A host that owes bytes (the rest of a PDU, the data that an R2T asked for) must send some of them this often.
 pub const RECEIVE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// A host that is sent to must take some bytes this often.

@@ -18,6 +18,8 @@ pub(crate) enum Letter {
     CloseQueue(ConnectionKey),
     /// Events may wait to be reported on this admin queue.
     AsyncEvents(ConnectionKey),
+    /// An authentication message of this queue's host has been taken in.
+    AuthTaken(ConnectionKey),
     /// The namespace table changed: take it up now, also when idle.
     Refresh,
 }

@@ -14,9 +14,11 @@
 //!   state machine over streams, an engine and a time that it is told: a simulation drives the same code.
 //! - `connection`, `receive`, `dispatch`, `complete`, `send`: a queue pair, from bytes to commands and back.
 //! - `lane`, `command`: what I/O commands do, and how namespaces share a reactor. No lock on this way.
+//! - `auth`: hosts prove who they are, and the thread that computes it.
 //! - `admin`: what controllers answer; `controller`, `subsystem`, `table`, `namespace`: what all reactors share.
 
 mod admin;
+mod auth;
 mod command;
 mod complete;
 mod connection;

@@ -295,7 +295,7 @@ impl Reactor {
                 Arrival::Moved(connection) => self.worker.adopt(connection, now),
             };
         }
-        self.worker.on_mail();
+        self.worker.on_mail(now);
         self.worker.on_time(now);
         if self.shared.subsystem.is_draining() {
             self.listener = None;

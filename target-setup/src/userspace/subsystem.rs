@@ -1,11 +1,13 @@
 //! What all reactors share: the subsystem's name, its namespaces, its controllers, and who may connect.
 
+use super::auth::Prover;
 use super::connection::Ends;
 use super::controller::{AddQueueError, Controller, ControllerKind};
 use super::counters::{FaultCounters, IoCounters, count};
 use super::limits;
 use super::table::NamespaceTable;
 use crate::desired::AllowedHosts;
+use nvferry_auth::ControllerTerms;
 use nvferry_wire::fabrics::{Connect, ConnectData, ConnectInvalid};
 use nvferry_wire::{ControllerId, Nqn, Nsid, Status, StatusCode, TransportId};
 use std::collections::BTreeMap;
@@ -20,6 +22,7 @@ pub(crate) struct Subsystem {
     /// Where hosts find it.
     pub(crate) address: TransportId,
     pub(crate) allowed_hosts: AllowedHosts,
+    pub(crate) prover: Prover,
     pub(crate) namespaces: NamespaceTable,
     pub(crate) faults: FaultCounters,
     /// Open connections, over all reactors.
@@ -68,6 +71,7 @@ impl Subsystem {
             model,
             address,
             allowed_hosts,
+            prover: Prover::Here,
             namespaces: NamespaceTable::default(),
             faults: FaultCounters::default(),
             connections: AtomicUsize::new(0),
@@ -88,6 +92,22 @@ impl Subsystem {
     /// All controllers, to look at them without holding the lock.
     pub(crate) fn controllers(&self) -> Vec<Arc<Controller>> {
         self.lock().by_id.values().map(Arc::clone).collect()
+    }
+
+    /// What the host of this controller has to prove, if anything. Discovery is open to all.
+    pub(crate) fn auth_terms(&self, controller: &Controller) -> Option<ControllerTerms> {
+        if controller.kind == ControllerKind::Discovery {
+            return None;
+        }
+        let auth = self.allowed_hosts.auth(&controller.host)?;
+        Some(ControllerTerms {
+            host: controller.host.clone(),
+            subsystem: self.nqn.clone(),
+            secret: auth.secret.clone(),
+            controller_secret: auth.controller_secret.clone(),
+            hash: auth.hash,
+            group: auth.group,
+        })
     }
 
     /// Tells all hosts that a namespace came, went or changed.

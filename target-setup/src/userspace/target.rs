@@ -1,5 +1,6 @@
 //! Starting and stopping a userspace target.
 
+use super::auth::Prover;
 use super::limits;
 use super::mailbox::{Letter, Mailbox};
 use super::namespace::Namespace;
@@ -42,7 +43,13 @@ impl UserspaceTarget {
         check(&spec)?;
         let listener = Listener::bind(spec.transport.socket_addr(), options.tcp)?;
         let address = TransportId::tcp(listener.local_addr()).with_subnqn(spec.subsystem.clone());
-        let subsystem = Arc::new(Subsystem::new(spec.subsystem, spec.serial, spec.model, address, spec.allowed_hosts));
+        warn_if_wide_open(&address, &spec.allowed_hosts);
+        let has_secrets = spec.allowed_hosts.has_secrets();
+        let mut subsystem = Subsystem::new(spec.subsystem, spec.serial, spec.model, address, spec.allowed_hosts);
+        if has_secrets {
+            subsystem.prover = Prover::start().map_err(os("start the authentication thread"))?;
+        }
+        let subsystem = Arc::new(subsystem);
         for namespace in &spec.namespaces {
             open(&subsystem, namespace)?;
         }
@@ -197,12 +204,6 @@ fn check(spec: &TargetSpec) -> Result<(), TargetError> {
     if spec.subsystem.is_discovery() {
         return Err(TargetError::SubsystemName { subsystem: spec.subsystem.clone() });
     }
-    if let AllowedHosts::Only(hosts) = &spec.allowed_hosts
-        && let Some(host) = hosts.iter().find(|host| host.auth.is_some())
-    {
-        let why = "the userspace driver cannot ask for its secret yet";
-        return Err(TargetError::Text { field: "allowed host", value: host.nqn.to_string(), why });
-    }
     for (field, value, max) in [("serial number", &spec.serial, 20), ("model number", &spec.model, 40)] {
         let text = |why| Err(TargetError::Text { field, value: value.clone(), why });
         if !value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
@@ -217,6 +218,16 @@ fn check(spec: &TargetSpec) -> Result<(), TargetError> {
         }
     }
     Ok(())
+}
+
+/// Says so when whoever reaches the port may read and write everything.
+fn warn_if_wide_open(address: &TransportId, allowed_hosts: &AllowedHosts) {
+    if *allowed_hosts == AllowedHosts::Any && !address.traddr.is_loopback() {
+        tracing::warn!(
+            %address,
+            "this target lets every host in that reaches it: name those that may connect, with a secret each"
+        );
+    }
 }
 
 fn os(action: &'static str) -> impl Fn(io::Error) -> TargetError {

@@ -139,7 +139,7 @@ impl<S: Stream> Worker<S> {
     }
 
     /// Letters may have come.
-    pub(crate) fn on_mail(&mut self) {
+    pub(crate) fn on_mail(&mut self, now: Instant) {
         for letter in self.core.mailbox.take() {
             match letter {
                 Letter::CloseQueue(key) if self.is_current(key) => {
@@ -148,7 +148,10 @@ impl<S: Stream> Worker<S> {
                 Letter::AsyncEvents(key) if self.is_current(key) => {
                     self.with(key.index, |connection, core, _| connection.report_events(core));
                 }
-                Letter::CloseQueue(_) | Letter::AsyncEvents(_) | Letter::Refresh => {}
+                Letter::AuthTaken(key) if self.is_current(key) => {
+                    self.with(key.index, |connection, core, _| connection.auth_taken(core, now));
+                }
+                Letter::CloseQueue(_) | Letter::AsyncEvents(_) | Letter::AuthTaken(_) | Letter::Refresh => {}
             }
         }
     }

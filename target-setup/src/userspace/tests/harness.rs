@@ -149,7 +149,7 @@ impl Target {
     pub(super) fn turn(&self) -> bool {
         self.with(|sim| {
             let now = sim.now;
-            sim.worker.on_mail();
+            sim.worker.on_mail(now);
             let mut any = false;
             for index in sim.worker.places() {
                 let of = |sim: &Sim, ask: fn(&Connection<MemoryStream>, &MemoryStream) -> bool| {
