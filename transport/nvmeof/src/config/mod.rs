@@ -8,11 +8,14 @@ mod text;
 
 pub use env::Environment;
 
+use nvferry_auth::Secret;
+use nvferry_auth::file::SecretFileError;
 use nvferry_engine::EngineError;
 use nvferry_engine::error::ErrorKind;
 use nvferry_wire::pdu::Digests;
 use nvferry_wire::trid::TridError;
 use nvferry_wire::{HostId, Nqn, TransportId};
+use nvferry_target::AllowedHosts;
 use std::time::Duration;
 
 /// Worker threads asked for where nobody says otherwise.
@@ -99,6 +102,17 @@ pub enum OptionsError {
     /// The transport id within the text is wrong.
     #[error(transparent)]
     Trid(#[from] TridError),
+    /// A secret, or the file that it is in.
+    #[error("{option}: {why}")]
+    Secret {
+        /// The key or the environment variable.
+        option: &'static str,
+        /// What is wrong; never the secret itself.
+        why: String,
+    },
+    /// A target is to prove itself, and this host has nothing to prove itself with.
+    #[error("a controller secret was given and no secret: targets prove themselves only to hosts that do; give both")]
+    ControllerSecretAlone,
     /// No subsystem name can be made of the server name.
     #[error("no subsystem name can be made of the server name {server_name:?} ({why}); give subnqn=")]
     ServerName {
@@ -107,6 +121,12 @@ pub enum OptionsError {
         /// What is wrong with it.
         why: String,
     },
+}
+
+impl OptionsError {
+    fn secret_file(option: &'static str) -> impl Fn(SecretFileError) -> Self {
+        move |error| Self::Secret { option, why: error.to_string() }
+    }
 }
 
 impl From<OptionsError> for EngineError {
@@ -143,6 +163,9 @@ pub struct NvmeofOptions {
     pub(crate) spin: Option<Duration>,
     pub(crate) ctrl_loss_tmo_s: Option<i32>,
     pub(crate) reconnect_delay_s: Option<u32>,
+    pub(crate) secret: Option<Secret>,
+    pub(crate) controller_secret: Option<Secret>,
+    pub(crate) allowed_hosts: Option<AllowedHosts>,
 }
 
 impl NvmeofOptions {
@@ -252,6 +275,27 @@ impl NvmeofOptions {
         self
     }
 
+    /// What this host proves to know, where a target asks (DH-HMAC-CHAP).
+    #[must_use]
+    pub fn secret(mut self, secret: Secret) -> Self {
+        self.secret = Some(secret);
+        self
+    }
+
+    /// What targets have to prove to know. One that does not, or does not ask this host for a proof, is refused.
+    #[must_use]
+    pub fn controller_secret(mut self, secret: Secret) -> Self {
+        self.controller_secret = Some(secret);
+        self
+    }
+
+    /// Which hosts the own target lets in, and what they have to prove; every host unless set.
+    #[must_use]
+    pub fn allowed_hosts(mut self, hosts: AllowedHosts) -> Self {
+        self.allowed_hosts = Some(hosts);
+        self
+    }
+
     /// These where they are set, else those.
     fn or(self, other: Self) -> Self {
         Self {
@@ -270,6 +314,9 @@ impl NvmeofOptions {
             spin: self.spin.or(other.spin),
             ctrl_loss_tmo_s: self.ctrl_loss_tmo_s.or(other.ctrl_loss_tmo_s),
             reconnect_delay_s: self.reconnect_delay_s.or(other.reconnect_delay_s),
+            secret: self.secret.or(other.secret),
+            controller_secret: self.controller_secret.or(other.controller_secret),
+            allowed_hosts: self.allowed_hosts.or(other.allowed_hosts),
         }
     }
 }
@@ -280,6 +327,8 @@ pub(crate) struct Settings {
     /// Where the own target listens, its subsystem named; `None` offers nothing.
     pub(crate) offer: Option<TransportId>,
     pub(crate) target_driver: TargetDriverKind,
+    /// Which hosts it lets in.
+    pub(crate) allowed_hosts: AllowedHosts,
     pub(crate) host_driver: HostDriver,
     pub(crate) workers: usize,
     /// Whether somebody asked for exactly that many.
@@ -314,6 +363,10 @@ pub struct HostSettings {
     pub digests: Digests,
     /// Keep-alive timeout.
     pub kato: Duration,
+    /// What it proves to know where a target asks.
+    pub secret: Option<Secret>,
+    /// What targets have to prove to know.
+    pub controller_secret: Option<Secret>,
 }
 
 /// Worker threads that are of use here: more than the machine has cores would only take turns.
@@ -338,10 +391,16 @@ impl Settings {
             return Err(OptionsError::NotBuilt { option: "host_driver", value: "kernel", why });
         }
         let asked = environment.workers.unwrap_or(DEFAULT_WORKERS);
+        let secret = options.secret.or_else(|| environment.secret.clone());
+        let controller_secret = options.controller_secret.or_else(|| environment.controller_secret.clone());
+        if controller_secret.is_some() && secret.is_none() {
+            return Err(OptionsError::ControllerSecretAlone);
+        }
         let host_id = options.host_id.unwrap_or_else(|| derived_host_id(server_name));
         Ok(Self {
             offer,
             target_driver: options.target_driver.unwrap_or_default(),
+            allowed_hosts: options.allowed_hosts.unwrap_or_default(),
             host_driver: options.host_driver.unwrap_or_default(),
             workers: options.workers.unwrap_or_else(|| asked.min(useful_workers())).clamp(1, MAX_WORKERS),
             direct: options.direct.or(environment.direct).unwrap_or(true),
@@ -356,6 +415,8 @@ impl Settings {
                     data: options.data_digest.unwrap_or(false),
                 },
                 kato: options.kato.unwrap_or(DEFAULT_KATO),
+                secret,
+                controller_secret,
             },
             kernel: KernelSettings {
                 ctrl_loss_tmo_s: options.ctrl_loss_tmo_s.unwrap_or(DEFAULT_CTRL_LOSS_TMO_S),
@@ -399,7 +460,7 @@ mod tests {
 
     #[test]
     fn a_flag_wins_over_a_key_and_a_key_over_the_environment() {
-        let environment = Environment { direct: Some(false), workers: Some(1) };
+        let environment = Environment { direct: Some(false), workers: Some(1), ..Environment::default() };
         let text = Some("traddr=127.0.0.1 workers=3 direct=on");
         let settings = resolve(NvmeofOptions::new().workers(5), text, environment.clone()).unwrap();
         assert_eq!((settings.workers, settings.direct), (5, true));

@@ -3,7 +3,11 @@
 use super::{
     HostDriver, MAX_QUEUE_DEPTH, MAX_RECONNECT_DELAY_S, MAX_WORKERS, NvmeofOptions, OptionsError, TargetDriverKind,
 };
+use nvferry_auth::Secret;
+use nvferry_auth::file::{read_hosts, read_secret};
+use nvferry_target::{AllowedHost, AllowedHosts};
 use nvferry_wire::{HostId, Nqn, TransportId};
+use std::path::Path;
 use std::time::Duration;
 
 /// Keys of the transport id.
@@ -25,6 +29,9 @@ const KEYS: &[&str] = &[
     "spin_us",
     "ctrl_loss_tmo_s",
     "reconnect_delay_s",
+    "dhchap_secret_file",
+    "dhchap_ctrl_secret_file",
+    "allowed_hosts_file",
 ];
 
 /// Reads the whole text. Keys are read regardless of case; each may stand once.
@@ -104,6 +111,12 @@ fn set(options: &mut NvmeofOptions, key: &'static str, value: &str) -> Result<()
             let most = MAX_RECONNECT_DELAY_S.into();
             options.reconnect_delay_s = Some(number(key, value, 1, most, "a number of seconds from 1 to 3600")? as u32);
         }
+        "dhchap_secret_file" => options.secret = Some(secret_file(key, value)?),
+        "dhchap_ctrl_secret_file" => options.controller_secret = Some(secret_file(key, value)?),
+        "allowed_hosts_file" => {
+            let hosts = read_hosts(Path::new(value)).map_err(OptionsError::secret_file(key))?;
+            options.allowed_hosts = Some(AllowedHosts::Only(hosts.into_iter().map(AllowedHost::from).collect()));
+        }
         _ => {
             // The last of KEYS: spin_us.
             let us = number(key, value, 0, 1_000_000, "a number of microseconds from 0 (off) to 1000000")?;
@@ -111,6 +124,10 @@ fn set(options: &mut NvmeofOptions, key: &'static str, value: &str) -> Result<()
         }
     }
     Ok(())
+}
+
+fn secret_file(key: &'static str, path: &str) -> Result<Secret, OptionsError> {
+    read_secret(Path::new(path)).map_err(OptionsError::secret_file(key))
 }
 
 /// A whole number within bounds.
@@ -143,13 +160,26 @@ fn uuid(text: &str) -> Option<HostId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn all_keys_are_understood() {
-        let text = "trtype=tcp adrfam=ipv4 traddr=127.0.0.1 trsvcid=0 host_driver=local target_driver=nvmet workers=3 \
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (Secret::generate(None).unwrap(), Secret::generate(None).unwrap());
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+            path.display().to_string()
+        };
+        let nqn = "nqn.2020-01.org.example:h";
+        let (file_a, file_b) = (write("a", &a.expose()), write("b", &b.expose()));
+        let hosts = write("hosts", &format!("{nqn} {}", *a.expose()));
+        let text = &format!("dhchap_secret_file={file_a} dhchap_ctrl_secret_file={file_b} allowed_hosts_file={hosts} \
+                    trtype=tcp adrfam=ipv4 traddr=127.0.0.1 trsvcid=0 host_driver=local target_driver=nvmet workers=3 \
                     queue_depth=64 hdgst=on ddgst=yes direct=off overwrite=on kato_ms=2000 hostnqn=nqn.2020-01.org.example:h \
                     hostid=00000000-0000-0000-0000-0000000000ff spin_us=20 ctrl_loss_tmo_s=-1 \
-                    reconnect_delay_s=2";
+                    reconnect_delay_s=2");
         let options = parse(text).unwrap();
         let expected = NvmeofOptions {
             trid: Some("traddr=127.0.0.1 trsvcid=0".parse().unwrap()),
@@ -167,6 +197,12 @@ mod tests {
             spin: Some(Duration::from_micros(20)),
             ctrl_loss_tmo_s: Some(-1),
             reconnect_delay_s: Some(2),
+            allowed_hosts: Some(AllowedHosts::Only(vec![AllowedHost {
+                nqn: Nqn::new(nqn).unwrap(),
+                auth: Some(nvferry_target::HostAuth::new(a.clone())),
+            }])),
+            secret: Some(a),
+            controller_secret: Some(b),
         };
         assert_eq!(options, expected);
         // None of the keys that the error message lists is missing above.
@@ -195,6 +231,7 @@ mod tests {
             ("ctrl_loss_tmo_s=-2", "ctrl_loss_tmo_s=-2: must be a number of seconds from 0 to 86400, or -1"),
             ("reconnect_delay_s=0", "reconnect_delay_s=0: must be"),
             ("traddr=127.0.0.1 target_driver=none", "target_driver=none: must be userspace or nvmet"),
+            ("dhchap_secret_file=/nonexistent", "dhchap_secret_file: cannot read /nonexistent"),
             ("traddr=127.0.0.1 hostid=0", "hostid=0: must be"),
             ("traddr=127.0.0.1 hostid=00000000-0000-0000-0000-000000000000", "must be"),
             ("traddr=example.org", "is no IP address"),
