@@ -6,7 +6,7 @@ use nvferry_engine::error::ErrorKind;
 use nvferry_engine::{EngineError, FileBufferDesc, FileBufferId, SegmentDesc};
 use nvferry_target::configfs::NvmetError;
 use nvferry_target::{
-    NamespaceSpec, NvmetOptions, NvmetTarget, TargetDriver, TargetError, TargetSpec, UserspaceOptions, UserspaceTarget,
+    AllowedHosts, NamespaceSpec, NvmetOptions, NvmetTarget, TargetDriver, TargetError, TargetSpec, UserspaceOptions, UserspaceTarget,
 };
 use nvferry_wire::{Nqn, Nsid, TransportId};
 use parking_lot::Mutex;
@@ -22,6 +22,7 @@ const GIVE_UP_TIME: Duration = Duration::from_secs(2);
 pub(crate) struct Offer {
     listen: Option<(TransportId, Nqn)>,
     driver: TargetDriverKind,
+    allowed_hosts: AllowedHosts,
     direct: bool,
     overwrite: bool,
     spin: Duration,
@@ -38,6 +39,7 @@ impl Offer {
         Self {
             listen,
             driver,
+            allowed_hosts: settings.allowed_hosts.clone(),
             direct,
             overwrite,
             spin,
@@ -90,7 +92,8 @@ impl Offer {
     }
 
     fn start(&self, listen: &TransportId, subnqn: &Nqn) -> Result<Arc<dyn TargetDriver>, EngineError> {
-        let spec = TargetSpec::new(listen.clone(), subnqn.clone());
+        let allowed_hosts = self.allowed_hosts.clone();
+        let spec = TargetSpec { allowed_hosts, ..TargetSpec::new(listen.clone(), subnqn.clone()) };
         let target: Arc<dyn TargetDriver> = match self.driver {
             TargetDriverKind::Userspace => {
                 let mut options = UserspaceOptions::default();

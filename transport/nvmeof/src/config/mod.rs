@@ -12,10 +12,10 @@ use nvferry_auth::Secret;
 use nvferry_auth::file::SecretFileError;
 use nvferry_engine::EngineError;
 use nvferry_engine::error::ErrorKind;
+use nvferry_target::AllowedHosts;
 use nvferry_wire::pdu::Digests;
 use nvferry_wire::trid::TridError;
 use nvferry_wire::{HostId, Nqn, TransportId};
-use nvferry_target::AllowedHosts;
 use std::time::Duration;
 
 /// Worker threads asked for where nobody says otherwise.

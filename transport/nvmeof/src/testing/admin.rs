@@ -170,6 +170,8 @@ impl AdminRig {
             queue_depth: 128,
             digests: Digests::NONE,
             kato: KATO,
+            secret: None,
+            controller_secret: None,
         };
         let now = Instant::now();
         let mut controller = Controller::new(settings, Nqn::new("nqn.2016-06.io.mc:target").unwrap(), 4, now);

@@ -57,6 +57,8 @@ impl Rig {
                 digests: Digests::NONE,
                 in_capsule_bytes: 8192,
                 max_transfer_bytes: 1 << 20,
+                secret: None,
+                controller_secret: None,
             },
             requests: 0,
         }

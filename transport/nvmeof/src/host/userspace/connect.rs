@@ -2,7 +2,7 @@
 
 use super::link::{Flow, LinkError, Payload};
 use nvferry_wire::fabrics::{CONNECT_DATA_LEN, Connect, ConnectData, ConnectInvalid, ConnectResult};
-use nvferry_wire::{CommandId, ControllerId, Cqe, Sqe, Status, StatusCode};
+use nvferry_wire::{CommandId, Cqe, Sqe, StatusCode};
 
 /// The command with its data, to be submitted to a link.
 pub(crate) fn command(connect: &Connect, data: &ConnectData) -> (Sqe, Flow, Payload) {
@@ -12,23 +12,15 @@ pub(crate) fn command(connect: &Connect, data: &ConnectData) -> (Sqe, Flow, Payl
     (connect.sqe(CommandId(0)), Flow::InCapsule(CONNECT_DATA_LEN as u32), Payload::Bytes(bytes))
 }
 
-/// The controller that the queue belongs to.
+/// The controller that the queue belongs to, and whether it wants authentication.
 ///
 /// # Errors
-/// Connect was refused, or the target wants what this host cannot give.
-pub(crate) fn accepted(what: &'static str, cqe: Cqe) -> Result<ControllerId, LinkError> {
+/// Connect was refused.
+pub(crate) fn accepted(what: &'static str, cqe: Cqe) -> Result<ConnectResult, LinkError> {
     if !cqe.status.is_success() {
         return Err(refused(what, cqe));
     }
-    let result = ConnectResult::from_result(cqe.result);
-    if result.authentication_required || result.secure_channel_required {
-        return Err(LinkError::Refused {
-            what,
-            status: Status::new(StatusCode::AuthenticationRequired),
-            detail: "; this host has no secret for it".into(),
-        });
-    }
-    Ok(result.cntlid)
+    Ok(ConnectResult::from_result(cqe.result))
 }
 
 /// A fabrics command that was refused, in words.

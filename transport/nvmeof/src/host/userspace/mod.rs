@@ -9,6 +9,7 @@
 //! What drives them over real sockets, besides the [workers](crate::worker):
 //! - [`control`]: the thread that runs all admin queues; [`session`]: one target, kept up.
 
+mod auth;
 mod connect;
 pub(crate) mod control;
 pub mod controller;

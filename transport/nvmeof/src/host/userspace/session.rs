@@ -289,7 +289,7 @@ impl Session {
     /// Why attaching failed, for the caller.
     fn unreachable(&self, error: &LinkError) -> EngineError {
         let kind = match error {
-            LinkError::Refused { .. } => ErrorKind::RejectHandshake,
+            LinkError::Refused { .. } | LinkError::NoSecret | LinkError::Auth(_) => ErrorKind::RejectHandshake,
             LinkError::Io(_) | LinkError::Closed | LinkError::GivenUp(_) => ErrorKind::Socket,
             _ => ErrorKind::Endpoint,
         };

@@ -17,6 +17,7 @@ mod steps;
 #[cfg(test)]
 mod tests;
 
+use super::auth::Authentication;
 use super::connect;
 use super::link::{Ended, Flow, Link, LinkError, Payload, ReceiveState, SendState};
 use super::queue_pair::Vecs;
@@ -82,6 +83,7 @@ pub enum ControllerEvent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AdminCommand {
     Connect,
+    Authenticate,
     GetCapabilities,
     Enable,
     GetStatus,
@@ -136,6 +138,7 @@ pub struct Controller {
     ended: Vec<Ended<AdminOp>>,
     capabilities: Cap,
     association: Option<Association>,
+    authentication: Option<Authentication>,
     scan: Scan,
     keep_alive_at: Instant,
     events: Vec<ControllerEvent>,
@@ -157,6 +160,7 @@ impl Controller {
             ended: Vec::new(),
             capabilities: Cap::default(),
             association: None,
+            authentication: None,
             scan: Scan::default(),
             keep_alive_at: now,
             events: Vec::new(),
@@ -198,6 +202,7 @@ impl Controller {
         self.link = Some(link);
         self.scan.forget();
         self.association = None;
+        self.authentication = None;
         self.state = State::Establishing { step: Step::Initialize, until: now + ESTABLISH_TIME };
     }
 
@@ -362,5 +367,7 @@ pub(crate) fn queue_params(
         digests: settings.digests,
         in_capsule_bytes: association.in_capsule_bytes,
         max_transfer_bytes: association.max_transfer_bytes,
+        secret: settings.secret.clone(),
+        controller_secret: settings.controller_secret.clone(),
     }
 }

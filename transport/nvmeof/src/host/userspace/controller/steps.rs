@@ -8,6 +8,7 @@ use super::{
     ADMIN_ENTRIES, AdminCommand, AdminOp, Association, Controller, ControllerEvent, MAX_TRANSFER_BYTES, READY_POLL,
     State, Step, connect,
 };
+use crate::host::userspace::auth::{Authentication, Command, Next, Secrets};
 use crate::host::userspace::link::{DataFault, Ended, Flow, LinkError, Payload};
 use nvferry_wire::admin::{GetLogPage, Identify, SetFeatures, async_event_request, keep_alive};
 use nvferry_wire::async_event::{AsyncEvent, AsyncEventKind};
@@ -73,7 +74,8 @@ impl Controller {
     fn answered(&mut self, command: AdminCommand, cqe: Cqe, data: &[u8], now: Instant) -> Result<(), LinkError> {
         match command {
             AdminCommand::Connect => {
-                let cntlid = connect::accepted("Connect", cqe)?;
+                let connected = connect::accepted("Connect", cqe)?;
+                let cntlid = connected.cntlid;
                 let association = Association {
                     cntlid,
                     io_queues: 0,
@@ -84,8 +86,29 @@ impl Controller {
                     model: String::new(),
                 };
                 self.association = Some(association);
-                let sqe = PropertyGet::of(Property::Cap).sqe(CID);
-                self.send(AdminCommand::GetCapabilities, sqe, Flow::None, Payload::None, now);
+                let secrets = Secrets {
+                    host: &self.settings.host_nqn,
+                    subsystem: &self.subnqn,
+                    secret: self.settings.secret.as_ref(),
+                    controller_secret: self.settings.controller_secret.as_ref(),
+                };
+                match Authentication::begin(connected, secrets)? {
+                    Some((authentication, command)) => {
+                        self.authentication = Some(authentication);
+                        self.send_auth(command, now);
+                    }
+                    None => self.get_capabilities(now),
+                }
+            }
+            AdminCommand::Authenticate => {
+                let Some(authentication) = &mut self.authentication else { return Ok(()) };
+                match authentication.answered(cqe, data)? {
+                    Next::Submit(command) => self.send_auth(command, now),
+                    Next::Done => {
+                        self.authentication = None;
+                        self.get_capabilities(now);
+                    }
+                }
             }
             AdminCommand::GetCapabilities => {
                 success("Property Get of CAP", cqe)?;
@@ -241,6 +264,15 @@ impl Controller {
     fn identify(&mut self, command: AdminCommand, identify: Identify, now: Instant) {
         let payload = Payload::Bytes(vec![0; IDENTIFY_LEN].into());
         self.send(command, identify.sqe(CID), Flow::ToHost(IDENTIFY_LEN as u32), payload, now);
+    }
+
+    fn send_auth(&mut self, (sqe, flow, payload): Command, now: Instant) {
+        self.send(AdminCommand::Authenticate, sqe, flow, payload, now);
+    }
+
+    fn get_capabilities(&mut self, now: Instant) {
+        let sqe = PropertyGet::of(Property::Cap).sqe(CID);
+        self.send(AdminCommand::GetCapabilities, sqe, Flow::None, Payload::None, now);
     }
 
     pub(super) fn get_status(&mut self, command: AdminCommand, now: Instant) {

@@ -1,5 +1,6 @@
 //! Why a connection ended.
 
+use nvferry_auth::HostAuthError;
 use nvferry_wire::Status;
 use nvferry_wire::pdu::{FatalErrorStatus, PduError};
 use std::borrow::Cow;
@@ -42,6 +43,15 @@ pub enum LinkError {
         /// More about it, or nothing.
         detail: Cow<'static, str>,
     },
+    /// The target wants this host to prove itself, and it has no secret.
+    #[error(
+        "the target wants authentication and no secret is set: name the file that has it (dhchap_secret_file=), or set \
+         NVFERRY_DHCHAP_SECRET"
+    )]
+    NoSecret,
+    /// One side did not prove itself to the other.
+    #[error(transparent)]
+    Auth(HostAuthError),
     /// This side ended it.
     #[error("the connection was given up: {0}")]
     GivenUp(Cow<'static, str>),

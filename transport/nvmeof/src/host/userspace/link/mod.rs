@@ -282,6 +282,8 @@ fn termination(error: &LinkError) -> Option<TermReq> {
         | LinkError::Io(_)
         | LinkError::Terminated(_)
         | LinkError::Refused { .. }
+        | LinkError::NoSecret
+        | LinkError::Auth(_)
         | LinkError::GivenUp(_) => None,
     }
 }

@@ -23,12 +23,14 @@ mod tests;
 
 pub(crate) use retry::backoff;
 
+use super::auth::Authentication;
 use super::link::{Ended, Link, LinkError, MAX_SLOTS, ReceiveState, SendState};
 use crate::host::namespaces::NamespaceTable;
 use crate::intake::Intake;
 use crate::intake::edges::EdgeId;
 use crate::intake::lanes::LaneId;
 use crate::status::Counters;
+use nvferry_auth::Secret;
 use nvferry_engine::{Failure, Slice};
 use nvferry_io::stream::Stream;
 use nvferry_io::vector::IoVecs;
@@ -65,6 +67,10 @@ pub struct QueueParams {
     pub in_capsule_bytes: u32,
     /// The longest transfer of one command.
     pub max_transfer_bytes: u32,
+    /// What this host proves to know, where the target asks.
+    pub secret: Option<Secret>,
+    /// What the target has to prove to know.
+    pub controller_secret: Option<Secret>,
 }
 
 /// Scratch that all queue pairs of a worker share. It holds nothing between calls.
@@ -108,6 +114,8 @@ impl Default for Scratch {
 enum Op {
     /// The Connect that makes the connection a queue.
     Connect,
+    /// A part of the authentication that follows it.
+    Authenticate,
     /// Moves a slice.
     Slice { lane: LaneId, attempts: u8 },
     /// Reads a block that is to be written in part.
@@ -154,6 +162,7 @@ pub struct QueuePair {
     state: State,
     link: Option<Link<Op>>,
     params: Option<Arc<QueueParams>>,
+    authentication: Option<Authentication>,
     pool: BufferPool,
     /// Why there is no connection.
     last_error: Option<LinkError>,
@@ -170,6 +179,7 @@ impl QueuePair {
             state: State::Down,
             link: None,
             params: None,
+            authentication: None,
             pool,
             last_error: None,
             trust_short_receives: true,

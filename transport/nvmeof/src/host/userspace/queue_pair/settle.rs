@@ -1,5 +1,6 @@
 //! Ended commands become ended slices, or are tried again.
 
+use super::super::auth::{Authentication, Command, Next, Secrets};
 use super::super::connect;
 use super::super::link::{DataFault, Ended, LinkError, Payload};
 use super::{Op, QueuePair, State, Step, retry};
@@ -36,6 +37,7 @@ impl QueuePair {
             };
             match context {
                 Op::Connect => result = self.connect_answered(cqe),
+                Op::Authenticate => result = self.auth_answered(cqe, &payload, fault),
                 Op::Slice { lane, attempts } => {
                     self.intake.lanes.get_mut(lane).in_flight -= 1;
                     match (payload, trouble) {
@@ -116,7 +118,7 @@ impl QueuePair {
     /// Its connection was lost: it is sent again on the next one. All commands are idempotent.
     pub(super) fn requeue(&mut self, op: Op, payload: Payload, now: Instant) {
         let (lane, edge) = match op {
-            Op::Connect => return,
+            Op::Connect | Op::Authenticate => return,
             Op::Slice { lane, attempts } => {
                 self.intake.lanes.get_mut(lane).in_flight -= 1;
                 let Payload::Slice { slice, .. } = payload else { return };
@@ -139,12 +141,51 @@ impl QueuePair {
 
     /// The answer to Connect.
     fn connect_answered(&mut self, cqe: Cqe) -> Result<(), LinkError> {
-        connect::accepted("Connect of an I/O queue", cqe)?;
+        let connected = connect::accepted("Connect of an I/O queue", cqe)?;
         debug_assert!(matches!(self.state, State::Establishing { step: Step::Connect, .. }));
+        let Some(params) = &self.params else { return Ok(()) };
+        let secrets = Secrets {
+            host: &params.host_nqn,
+            subsystem: &params.subnqn,
+            secret: params.secret.as_ref(),
+            controller_secret: params.controller_secret.as_ref(),
+        };
+        match Authentication::begin(connected, secrets)? {
+            Some((authentication, command)) => {
+                self.authentication = Some(authentication);
+                self.send_auth(command);
+            }
+            None => self.is_connected(),
+        }
+        Ok(())
+    }
+
+    /// The answer to a part of the authentication.
+    fn auth_answered(&mut self, cqe: Cqe, payload: &Payload, fault: Option<DataFault>) -> Result<(), LinkError> {
+        if fault.is_some() {
+            return Err(LinkError::GivenUp("an authentication message was damaged on its way".into()));
+        }
+        let Some(authentication) = &mut self.authentication else { return Ok(()) };
+        let data: &[u8] = if let Payload::Bytes(bytes) = payload { bytes } else { &[] };
+        match authentication.answered(cqe, data)? {
+            Next::Submit(command) => self.send_auth(command),
+            Next::Done => self.is_connected(),
+        }
+        Ok(())
+    }
+
+    fn send_auth(&mut self, (sqe, flow, payload): Command) {
+        let Some(link) = &mut self.link else { return };
+        let submitted = link.submit(sqe, flow, payload, Op::Authenticate);
+        debug_assert!(submitted.is_ok(), "a fresh link has room");
+    }
+
+    /// Commands may flow.
+    fn is_connected(&mut self) {
+        self.authentication = None;
         self.state = State::Ready;
         self.last_error = None;
         self.intake.counters.connects += 1;
-        Ok(())
     }
 }
 
