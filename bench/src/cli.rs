@@ -125,7 +125,19 @@ pub(crate) struct RunArgs {
     /// Whether the target's files are read and written past the page cache [default: on]
     #[arg(long, value_enum, help_heading = "Target")]
     pub(crate) direct: Option<Switch>,
+    /// The hosts that may connect, one a line: NQN, secret, controller secret [default: every host]
+    #[arg(long, alias = "allowed-hosts", value_name = "FILE", help_heading = "Target")]
+    pub(crate) allowed_hosts: Option<String>,
 
+    /// This host's name, as targets' lists of allowed hosts know it [default: made from --local_server_name]
+    #[arg(long, value_name = "NQN", help_heading = "Initiator")]
+    pub(crate) hostnqn: Option<String>,
+    /// The file of the secret that this host proves to know [env: NVFERRY_DHCHAP_SECRET is the secret itself]
+    #[arg(long, alias = "dhchap-secret-file", value_name = "FILE", help_heading = "Initiator")]
+    pub(crate) dhchap_secret_file: Option<String>,
+    /// The file of the secret that targets have to prove to know [env: NVFERRY_DHCHAP_CTRL_SECRET likewise]
+    #[arg(long, alias = "dhchap-ctrl-secret-file", value_name = "FILE", help_heading = "Initiator")]
+    pub(crate) dhchap_ctrl_secret_file: Option<String>,
     /// The transport: NVMe over Fabrics, or one that moves nothing and shows what the engine itself costs
     #[arg(long, value_enum, default_value_t = Protocol::Nvmeof, help_heading = "Initiator")]
     pub(crate) protocol: Protocol,

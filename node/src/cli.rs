@@ -27,6 +27,8 @@ pub(crate) enum Command {
     Metadata(MetadataArgs),
     /// Serve files or block devices as a segment until SIGINT or SIGTERM, which withdraws it
     Target(TargetCommand),
+    /// Make a secret by which a host or a target proves who it is, in the form DHHC-1:hh:base64:
+    Secret(SecretArgs),
     /// Look at the segments that are published
     #[command(subcommand)]
     Segment(SegmentCommand),
@@ -168,6 +170,21 @@ pub(crate) struct OfferArgs {
     /// Serve files and devices even if they hold a file system, partitions or a mount: what they hold may be lost
     #[arg(long)]
     pub(crate) overwrite: bool,
+    /// The hosts that may connect, one a line: its NQN, then its secret and the target's own, where it shall prove
+    /// itself (then no one else may read the file) [default: every host]
+    #[arg(long, alias = "allowed_hosts", env = "NVFERRY_ALLOWED_HOSTS", value_name = "FILE")]
+    pub(crate) allowed_hosts: Option<String>,
+}
+
+/// A new secret.
+#[derive(Debug, Args)]
+pub(crate) struct SecretArgs {
+    /// The hash that binds the secret to its owner's name; `none` uses it as it is. It sets the length: 32, 48 or 64 bytes
+    #[arg(long, value_parser = ["none", "sha256", "sha384", "sha512"], default_value = "sha256", value_name = "HASH")]
+    pub(crate) hash: String,
+    /// Write it to this file, which must not exist and which no one else may read, instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// Looking at segments.

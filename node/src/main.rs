@@ -11,6 +11,7 @@ mod log;
 mod metadata;
 mod output;
 mod plan;
+mod secret;
 mod segment;
 mod signals;
 mod target;
@@ -36,6 +37,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Metadata(args) => metadata::run(args, log),
         Command::Target(TargetCommand::Serve(args)) => target::run(args, log),
         Command::Target(TargetCommand::Look(TargetLook::Plan(args))) => plan::run(args),
+        Command::Secret(args) => secret::run(args),
         Command::Segment(command) => segment::run(command),
     }
 }

@@ -97,8 +97,17 @@ impl From<Nqn> for AllowedHost {
 }
 
 impl From<HostLine> for AllowedHost {
-    fn from(HostLine { nqn, secret, controller_secret }: HostLine) -> Self {
-        Self { nqn, auth: secret.map(|secret| HostAuth { controller_secret, ..HostAuth::new(secret) }) }
+    fn from(line: HostLine) -> Self {
+        let auth = line.secret.map(|secret| {
+            let usual = HostAuth::new(secret);
+            HostAuth {
+                controller_secret: line.controller_secret,
+                hash: line.hash.unwrap_or(usual.hash),
+                group: line.group.unwrap_or(usual.group),
+                ..usual
+            }
+        });
+        Self { nqn: line.nqn, auth }
     }
 }
 

@@ -56,6 +56,7 @@ fn transport_text(args: &RunArgs, offers: Offers) -> String {
         words.push(format!("trsvcid={port}"));
         words.push(format!("target_driver={}", word(args.target_driver)));
         words.extend(args.overwrite.then(|| "overwrite=on".to_owned()));
+        words.extend(args.allowed_hosts.as_ref().map(|file| format!("allowed_hosts_file={file}")));
     }
     words.push(format!("host_driver={}", word(args.host_driver)));
     let on_off = |on: bool| if on { "on" } else { "off" };
@@ -64,6 +65,9 @@ fn transport_text(args: &RunArgs, offers: Offers) -> String {
     words.extend(args.workers.map(|workers| format!("workers={workers}")));
     words.extend(args.spin_us.map(|us| format!("spin_us={us}")));
     words.extend(args.direct.map(|direct| format!("direct={}", on_off(direct == Switch::On))));
+    words.extend(args.hostnqn.as_ref().map(|nqn| format!("hostnqn={nqn}")));
+    words.extend(args.dhchap_secret_file.as_ref().map(|file| format!("dhchap_secret_file={file}")));
+    words.extend(args.dhchap_ctrl_secret_file.as_ref().map(|file| format!("dhchap_ctrl_secret_file={file}")));
     words.join(" ")
 }
 

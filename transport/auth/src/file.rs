@@ -2,7 +2,7 @@
 //!
 //! A file that others than its owner may read is refused: what is in it would be no secret.
 
-use crate::{Secret, SecretError};
+use crate::{AuthHash, DhGroup, Secret, SecretError};
 use nvferry_wire::Nqn;
 use nvferry_wire::nqn::NqnError;
 use std::fs::File;
@@ -80,7 +80,7 @@ pub enum SecretFileError {
     },
 }
 
-/// One line of a target's list of hosts: `NQN [SECRET [CONTROLLER-SECRET]]`.
+/// One line of a target's list of hosts: `NQN [SECRET [CONTROLLER-SECRET]] [hash=sha384] [dhgroup=ffdhe4096]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostLine {
     /// The host.
@@ -89,6 +89,10 @@ pub struct HostLine {
     pub secret: Option<Secret>,
     /// What the controller proves to it, if it asks.
     pub controller_secret: Option<Secret>,
+    /// The hash of the exchange, where another than usual is wanted.
+    pub hash: Option<AuthHash>,
+    /// The DH group, likewise.
+    pub group: Option<DhGroup>,
 }
 
 /// Reads the one secret in a file; blank lines and lines that begin with `#` do not count.
@@ -117,13 +121,32 @@ pub fn read_hosts(path: &Path) -> Result<Vec<HostLine>, SecretFileError> {
         let path = || path.to_owned();
         let wrong = |why| SecretFileError::Line { path: path(), line, why };
         let secret = |text: &str| text.parse().map_err(|source| SecretFileError::Secret { path: path(), line, source });
-        let mut words = text.split_whitespace();
+        let (mut hash, mut group) = (None, None);
+        let mut plain = Vec::new();
+        for word in text.split_whitespace() {
+            match word.split_once('=') {
+                Some(("hash", name)) => {
+                    let known = AuthHash::ALL.into_iter().find(|hash| hash.to_string() == name);
+                    hash = Some(known.ok_or_else(|| wrong("hash= is none of sha256, sha384, sha512"))?);
+                }
+                Some(("dhgroup", name)) => {
+                    let known = DhGroup::ALL.into_iter().find(|group| group.kernel_name() == name);
+                    let unknown = "dhgroup= is none of null, ffdhe2048, ffdhe3072, ffdhe4096, ffdhe6144, ffdhe8192";
+                    group = Some(known.ok_or_else(|| wrong(unknown))?);
+                }
+                // A secret may have the sign, too.
+                _ => plain.push(word),
+            }
+        }
+        let mut words = plain.into_iter();
         let nqn = Nqn::new(words.next().unwrap_or_default());
         let nqn = nqn.map_err(|source| SecretFileError::Nqn { path: path(), line, source })?;
         let host = HostLine {
             nqn,
             secret: words.next().map(secret).transpose()?,
             controller_secret: words.next().map(secret).transpose()?,
+            hash,
+            group,
         };
         if words.next().is_some() {
             return Err(wrong("more than a name, a secret and a controller secret"));
@@ -179,13 +202,14 @@ mod tests {
     fn a_list_names_hosts_with_and_without_secrets() {
         let (a, b) = (Secret::generate(None).unwrap(), Secret::generate(None).unwrap());
         let text = format!(
-            "# hosts\n\nnqn.2020-01.org.example:a {} {}\n nqn.2020-01.org.example:b\n",
+            "# hosts\n\nnqn.2020-01.org.example:a {} {} hash=sha384 dhgroup=null\n nqn.2020-01.org.example:b\n",
             *a.expose(),
             *b.expose()
         );
         let hosts = read_hosts(file(0o600, &text).path()).unwrap();
         assert_eq!(hosts.len(), 2);
         assert_eq!((&hosts[0].secret, &hosts[0].controller_secret), (&Some(a), &Some(b)));
+        assert_eq!((hosts[0].hash, hosts[0].group), (Some(AuthHash::Sha384), Some(DhGroup::Null)));
         assert_eq!((hosts[1].nqn.as_str(), &hosts[1].secret), ("nqn.2020-01.org.example:b", &None));
         let error = read_hosts(file(0o644, &text).path()).unwrap_err().to_string();
         assert!(error.contains("mode 0644") && error.contains("chmod 600"), "{error}");
@@ -199,6 +223,8 @@ mod tests {
         for (text, needle) in [
             ("\nnode7", "line 2: NQN \"node7\""),
             ("nqn.2020-01.org.example:a\nnqn.2020-01.org.example:a", "line 2: this host is named a second time"),
+            ("nqn.2020-01.org.example:a hash=md5", "line 1: hash= is none of"),
+            ("nqn.2020-01.org.example:a dhgroup=x", "line 1: dhgroup= is none of"),
             (&format!("nqn.2020-01.org.example:a {broken}"), "line 1: a secret has the form"),
             (&format!("nqn.2020-01.org.example:a {0} {0} {0}", *secret), "line 1: more than"),
         ] {

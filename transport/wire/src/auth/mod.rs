@@ -20,6 +20,8 @@ pub use message::{
     Negotiate, Reply, Success1,
 };
 
+use std::fmt;
+
 /// The hash functions of DH-HMAC-CHAP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -60,6 +62,16 @@ impl AuthHash {
             Self::Sha384 => "hmac(sha384)",
             Self::Sha512 => "hmac(sha512)",
         }
+    }
+}
+
+impl fmt::Display for AuthHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sha256 => "sha256",
+            Self::Sha384 => "sha384",
+            Self::Sha512 => "sha512",
+        })
     }
 }
 

@@ -116,7 +116,7 @@ fn a_refused_connect_is_told_in_words() {
     assert!(error.contains("byte 48"), "{error}");
     let error = refused(|cqe| Cqe { status: Status::permanent(StatusCode::ConnectInvalidHost), ..cqe });
     assert!(error.contains("not on the target's list of allowed hosts"), "{error}");
-    // A target that wants authentication, which this host cannot give yet.
+    // A target that wants authentication, and a host without a secret.
     let error = refused(|cqe| Cqe { result: 1 | 1 << 17, ..cqe });
     assert!(error.contains("no secret"), "{error}");
 }
