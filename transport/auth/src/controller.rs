@@ -124,7 +124,14 @@ impl ControllerExchange {
                 let awaits = response.is_some();
                 self.proved |= !awaits;
                 let next = if awaits { State::Success2Awaited } else { State::Idle };
-                (AuthMessage::Success1(Success1 { transaction, response }), next)
+                (
+                    AuthMessage::Success1(Success1 {
+                        transaction,
+                        hash_bytes: self.terms.hash.len_bytes() as u8,
+                        response,
+                    }),
+                    next,
+                )
             }
             State::FailureDue { reason, why } => {
                 (AuthMessage::Failure1(Failure { transaction, reason }), State::Failed { why })

@@ -241,7 +241,7 @@ fn p13_a_target_that_misbehaves_is_left() {
     }
     // Success without the proof that was asked for.
     honest.challenged(&challenge).unwrap();
-    let success = nvferry_wire::auth::Success1 { transaction: 7, response: None };
+    let success = nvferry_wire::auth::Success1 { transaction: 7, hash_bytes: 32, response: None };
     let failure = honest.concluded(&AuthMessage::Success1(success).encode()).unwrap_err();
     assert_eq!(failure.why, HostAuthError::TargetUnproved("it sent no response"));
 }

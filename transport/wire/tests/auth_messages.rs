@@ -24,7 +24,9 @@ fn message() -> impl Strategy<Value = AuthMessage> {
         match kind {
             0 => AuthMessage::Challenge(Challenge { transaction, hash, group, sequence, challenge: value, dh_value }),
             1 => AuthMessage::Reply(Reply { transaction, sequence, response: value, challenge, dh_value }),
-            2 => AuthMessage::Success1(Success1 { transaction, response: challenge }),
+            2 => {
+                AuthMessage::Success1(Success1 { transaction, hash_bytes: hash.len_bytes() as u8, response: challenge })
+            }
             3 => AuthMessage::Success2(transaction),
             4 => AuthMessage::Failure1(Failure { transaction, reason: FailureReason::IncorrectPayload }),
             _ => AuthMessage::Failure2(Failure { transaction, reason: FailureReason::AuthenticationFailed }),

@@ -71,7 +71,9 @@ pub struct Reply {
 pub struct Success1 {
     /// As negotiated.
     pub transaction: u16,
-    /// R2, where the host asked for it.
+    /// HL: bytes of the hash's result. Linux looks at it also where there is no response.
+    pub hash_bytes: u8,
+    /// R2, where the host asked for it; as long as that.
     pub response: Option<Vec<u8>>,
 }
 
@@ -217,7 +219,7 @@ impl AuthMessage {
             }
             Self::Success1(it) => {
                 let response = it.response.as_deref().unwrap_or_default();
-                out.extend_from_slice(&[response.len() as u8, 0, u8::from(it.response.is_some()), 0, 0, 0, 0, 0, 0, 0]);
+                out.extend_from_slice(&[it.hash_bytes, 0, u8::from(it.response.is_some()), 0, 0, 0, 0, 0, 0, 0]);
                 out.extend_from_slice(response);
             }
             Self::Success2(_) => out.resize(16, 0),
@@ -330,7 +332,7 @@ fn reply(transaction: u16, reader: &mut Reader<'_>) -> Result<Reply, WireError> 
 fn success1(transaction: u16, reader: &mut Reader<'_>) -> Result<Success1, WireError> {
     let [hl, _, rvalid, _, _, _, _, _, _, _] = *reader.array()?;
     let response = if rvalid & 1 == 0 { None } else { Some(reader.bytes(hash_len(hl)?)?.to_vec()) };
-    Ok(Success1 { transaction, response })
+    Ok(Success1 { transaction, hash_bytes: hl, response })
 }
 
 fn failure(transaction: u16, reader: &mut Reader<'_>) -> Result<Failure, WireError> {
