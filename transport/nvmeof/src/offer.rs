@@ -6,7 +6,8 @@ use nvferry_engine::error::ErrorKind;
 use nvferry_engine::{EngineError, FileBufferDesc, FileBufferId, SegmentDesc};
 use nvferry_target::configfs::NvmetError;
 use nvferry_target::{
-    AllowedHosts, NamespaceSpec, NvmetOptions, NvmetTarget, TargetDriver, TargetError, TargetSpec, UserspaceOptions, UserspaceTarget,
+    AllowedHosts, NamespaceSpec, NvmetOptions, NvmetTarget, TargetDriver, TargetError, TargetSpec, UserspaceOptions,
+    UserspaceTarget,
 };
 use nvferry_wire::{Nqn, Nsid, TransportId};
 use parking_lot::Mutex;

@@ -175,11 +175,13 @@ mod tests {
         let nqn = "nqn.2020-01.org.example:h";
         let (file_a, file_b) = (write("a", &a.expose()), write("b", &b.expose()));
         let hosts = write("hosts", &format!("{nqn} {}", *a.expose()));
-        let text = &format!("dhchap_secret_file={file_a} dhchap_ctrl_secret_file={file_b} allowed_hosts_file={hosts} \
+        let text = &format!(
+            "dhchap_secret_file={file_a} dhchap_ctrl_secret_file={file_b} allowed_hosts_file={hosts} \
                     trtype=tcp adrfam=ipv4 traddr=127.0.0.1 trsvcid=0 host_driver=local target_driver=nvmet workers=3 \
                     queue_depth=64 hdgst=on ddgst=yes direct=off overwrite=on kato_ms=2000 hostnqn=nqn.2020-01.org.example:h \
                     hostid=00000000-0000-0000-0000-0000000000ff spin_us=20 ctrl_loss_tmo_s=-1 \
-                    reconnect_delay_s=2");
+                    reconnect_delay_s=2"
+        );
         let options = parse(text).unwrap();
         let expected = NvmeofOptions {
             trid: Some("traddr=127.0.0.1 trsvcid=0".parse().unwrap()),
