@@ -6,15 +6,14 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 
-/// What stands for "no limit" where a duration overflows the clock.
+/// What stands for "no limit": far enough for every wait, and near enough for every clock and count of nanoseconds.
 const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 impl Deadline {
-    /// This long from now. Durations that the clock cannot hold count as a year.
+    /// This long from now, and at most a year.
     #[must_use]
     pub fn after(duration: Duration) -> Self {
-        let now = Instant::now();
-        Self(now.checked_add(duration).unwrap_or(now + A_YEAR))
+        Self(Instant::now() + duration.min(A_YEAR))
     }
 
     /// At this instant.
@@ -60,9 +59,11 @@ mod tests {
 
     #[test]
     fn the_longest_duration_is_a_deadline_too() {
-        let deadline = Deadline::after(Duration::MAX);
-        assert!(!deadline.has_passed());
-        assert!(deadline.remaining() > Duration::from_secs(3600));
+        for longest in [Duration::MAX, Duration::from_millis(u64::MAX)] {
+            let deadline = Deadline::after(longest);
+            assert!(!deadline.has_passed());
+            assert!(deadline.remaining() > Duration::from_secs(3600) && deadline.remaining() <= A_YEAR);
+        }
     }
 
     #[test]

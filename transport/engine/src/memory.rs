@@ -168,6 +168,18 @@ impl Registry {
         }
     }
 
+    /// Takes all memory back that was registered by address and that no transfer uses.
+    ///
+    /// # Errors
+    /// `BatchBusy` when some is left; it names the first of it.
+    pub(crate) fn unregister_idle_by_address(&self) -> Result<(), EngineError> {
+        let mut ranges = self.ranges.write();
+        ranges.retain(|_, entry| entry.held.as_ref().is_none_or(RegisteredMemory::is_leased));
+        let Some((start, entry)) = ranges.iter().find(|(_, entry)| entry.held.is_some()) else { return Ok(()) };
+        let message = format!("unregister memory at {start:#x}..{:#x}: transfers still use it", entry.end);
+        Err(EngineError::new(ErrorKind::BatchBusy, message))
+    }
+
     /// Leases a range of memory that was registered by address.
     pub(crate) fn lease(&self, start: usize, len: usize) -> Result<MemSlice, EngineError> {
         let refused = |why: &str| {
@@ -240,6 +252,23 @@ mod tests {
         drop(lease);
         assert_eq!(registry.unregister_by_address(start).unwrap().len(), 4096);
         assert_eq!(registry.lease(start, 10).unwrap_err().kind(), ErrorKind::AddressNotRegistered);
+    }
+
+    #[test]
+    fn all_memory_is_taken_back_but_what_is_in_use_and_what_has_an_owner() {
+        let registry = registry();
+        let owned = registry.register(vec![RegisteredMemory::allocate(4096)]).unwrap();
+        let memories = [RegisteredMemory::allocate(4096), RegisteredMemory::allocate(4096)];
+        let starts = [memories[0].address(), memories[1].address()];
+        registry.register_by_address(memories.into()).unwrap();
+        let lease = registry.lease(starts[0], 10).unwrap();
+        let error = registry.unregister_idle_by_address().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BatchBusy);
+        assert!(error.to_string().contains(&format!("{:#x}", starts[0])), "{error}");
+        assert!(registry.lease(starts[0], 10).is_ok() && registry.lease(starts[1], 10).is_err());
+        drop(lease);
+        registry.unregister_idle_by_address().unwrap();
+        assert!(registry.ranges.read().keys().eq([&owned[0].address()]));
     }
 
     #[test]

@@ -32,6 +32,7 @@ use segments::Segments;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// A transport that was installed.
 struct Installed {
@@ -386,6 +387,12 @@ impl TransferEngine {
         })
     }
 
+    /// Whether a segment is open.
+    #[must_use]
+    pub fn is_segment_open(&self, segment: SegmentId) -> bool {
+        self.core().segments.get(segment).is_some()
+    }
+
     /// What this engine itself publishes; `None` when it offers nothing.
     #[must_use]
     pub fn own_segment(&self) -> Option<SegmentDesc> {
@@ -427,6 +434,25 @@ impl TransferEngine {
     /// [`ErrorKind::AddressNotRegistered`] when none starts there, [`ErrorKind::BatchBusy`] while transfers use it.
     pub fn unregister_memory_by_address(&self, start: usize) -> Result<RegisteredMemory, EngineError> {
         self.core().memory.unregister_by_address(start)
+    }
+
+    /// Takes all memory back that was registered for use by address: as soon as no transfer uses it, and what nothing
+    /// uses at once. For the end of an engine, after [`TransferEngine::shutdown`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::BatchBusy`] when a transfer still uses some at the deadline, such as a device that does not answer.
+    /// That memory stays registered, and must stay valid.
+    pub fn unregister_all_memory_by_address(&self, deadline: Deadline) -> Result<(), EngineError> {
+        /// A lease ends without telling anyone.
+        const PAUSE: Duration = Duration::from_millis(5);
+        loop {
+            let taken_back = self.core().memory.unregister_idle_by_address();
+            let left = deadline.remaining();
+            if taken_back.is_ok() || left.is_zero() {
+                return taken_back;
+            }
+            std::thread::sleep(left.min(PAUSE));
+        }
     }
 
     /// Makes a batch with room for this many requests.
