@@ -23,10 +23,22 @@ pub(crate) fn guard<T>(body: impl FnOnce() -> Result<T, EngineError>) -> Result<
         ))
     });
     caught.map_err(|error| {
-        let text: Vec<u8> = error.to_string().into_bytes().into_iter().filter(|byte| *byte != 0).collect();
-        let _gone = LAST_ERROR.try_with(|last| *last.borrow_mut() = CString::new(text).unwrap_or_default());
+        keep_text(text_of(&error));
         error.code()
     })
+}
+
+/// An error's text as C has it.
+pub(crate) fn text_of(error: &impl std::fmt::Display) -> CString {
+    let text: Vec<u8> = error.to_string().into_bytes().into_iter().filter(|byte| *byte != 0).collect();
+    // No zero byte is left in it.
+    CString::new(text).unwrap_or_default()
+}
+
+/// Keeps a text as this thread's last. Nothing is kept when the thread is ending.
+pub(crate) fn keep_text(text: CString) -> *const c_char {
+    let _gone = LAST_ERROR.try_with(|last| *last.borrow_mut() = text);
+    last_error()
 }
 
 /// As [`guard`], for entries that return 0 or an error number.
