@@ -135,7 +135,7 @@ fn a_service_that_cannot_be_used_is_named() {
         fails(&url, args, &[&url, "Connection refused"]);
         fails("http:///", args, &["http:///"]);
         fails("gopher://a", args, &["gopher://a"]);
-        fails("127.0.0.1:2379", args, &["etcd"]);
+        fails(&unused.to_string(), args, &["etcd"]);
     }
     let service = metadata();
     let wrong = service.word("http://").replace("/metadata", "/wrong");
