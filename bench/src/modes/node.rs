@@ -1,6 +1,7 @@
 //! An engine with the NVMe-oF transport in it, as the command line wants both.
 
-use crate::cli::{AddressFamily, Digests, Protocol, RunArgs, Switch};
+use crate::cli::{AddressFamily, Digests, Fabric, Protocol, RunArgs, Switch, TargetDriver};
+use crate::failure::Usage;
 use crate::files::LocalFile;
 use crate::report::word;
 use anyhow::{Context, Result};
@@ -26,7 +27,18 @@ pub(super) enum Offers {
 }
 
 /// Makes an engine of this name. Nothing is published yet.
+///
+/// # Errors
+/// [`Usage`] for a fabric that the target driver does not have; otherwise the engine's.
 pub(super) fn start(args: &RunArgs, metadata: &str, name: &str, offers: Offers) -> Result<TransferEngine> {
+    let is_userspace = args.target_driver == TargetDriver::Userspace;
+    if offers != Offers::Nothing && args.trtype != Fabric::Tcp && is_userspace {
+        return Err(Usage(format!(
+            "--trtype={} is for the kernel's target: use it with --target_driver=nvmet",
+            word(args.trtype)
+        ))
+        .into());
+    }
     let engine = TransferEngine::builder()
         .metadata(metadata)
         .server_name(name)

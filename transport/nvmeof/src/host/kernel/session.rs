@@ -239,16 +239,13 @@ impl Session {
             }
         }
         let is_live = controller.as_ref().is_some_and(|controller| controller.is_live());
-        match &controller {
-            Some(controller) if !is_live => {
-                trouble = Some(format!("the kernel reconnects {} (it is {})", controller.name, controller.state));
-            }
-            Some(_) if self.is_lost => {
-                self.is_lost = false;
-                self.grace_until = now + RESTART_GRACE;
-                self.attachment.count_reconnect();
-            }
-            Some(_) | None => {}
+        let is_back = is_live && self.is_lost;
+        if let Some(controller) = controller.as_ref().filter(|_| !is_live) {
+            trouble = Some(format!("the kernel reconnects {} (it is {})", controller.name, controller.state));
+        }
+        if is_back {
+            self.is_lost = false;
+            self.grace_until = now + RESTART_GRACE;
         }
         self.is_lost |= self.was_up && !is_live;
         self.was_up = is_live;
@@ -256,6 +253,10 @@ impl Session {
             self.retained.clear();
         }
         self.find_devices(&sysfs);
+        if is_back {
+            // After the workers were told, so that who sees it meets the new devices.
+            self.attachment.count_reconnect();
+        }
         let is_reached = self.is_reached(Instant::now());
         if is_live
             && !is_reached
