@@ -20,13 +20,15 @@ use nvferry_engine::{Slice, Waiting};
 use nvferry_io::poller::{AdaptiveSpin, Events, Poller, Sleeper};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::task::Waker;
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 /// How long a worker's own thread sleeps while the worker is lent.
 const LEASE: Duration = Duration::from_millis(2);
+/// The same while a thread drives it: only a precaution.
+const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// Waits of one thread that follow each other within a lease before the worker is lent to it.
 const REGULAR_WAITS: u32 = 8;
 
@@ -82,6 +84,8 @@ pub(crate) struct Seat {
     regular: Mutex<Regular>,
     /// The worker's own thread, once it runs.
     own_thread: Mutex<Option<Thread>>,
+    /// It is to be woken by whoever leaves the driver's place.
+    own_thread_sleeps: AtomicBool,
 }
 
 impl std::fmt::Debug for Seat {
@@ -102,6 +106,7 @@ impl Seat {
             visits: AtomicU64::new(0),
             regular: Mutex::default(),
             own_thread: Mutex::default(),
+            own_thread_sleeps: AtomicBool::new(false),
         }
     }
 
@@ -119,6 +124,10 @@ impl Seat {
             let mut seen = self.visits.load(Ordering::Relaxed);
             while self.is_lent() {
                 std::thread::park_timeout(LEASE);
+                if self.is_driven() {
+                    // However long it takes: whoever leaves says so.
+                    std::thread::park_timeout(LONGEST_SLEEP);
+                }
                 let visits = self.visits.load(Ordering::Relaxed);
                 if visits == seen && !self.driver.is_locked() {
                     self.is_lent.store(false, Ordering::Release);
@@ -161,6 +170,10 @@ impl Seat {
             goes_on = self.turn(&mut driver, Some((waiting, until)));
         }
         drop(driver);
+        fence(Ordering::SeqCst);
+        if self.own_thread_sleeps.swap(false, Ordering::Relaxed) {
+            self.wake_own_thread();
+        }
         if !goes_on {
             self.take_back();
         }
@@ -209,9 +222,25 @@ impl Seat {
         self.is_lent.store(false, Ordering::Release);
         // Whoever sleeps in the driver's place leaves it.
         self.inbox.ring();
+        self.wake_own_thread();
+    }
+
+    fn wake_own_thread(&self) {
         if let Some(thread) = &*self.own_thread.lock() {
             thread.unpark();
         }
+    }
+
+    /// Whether a thread is in the driver's place. If so it wakes the worker's own thread when it leaves.
+    fn is_driven(&self) -> bool {
+        self.own_thread_sleeps.store(true, Ordering::Relaxed);
+        // Either this sees that the place is free, or whoever leaves it sees the store.
+        fence(Ordering::SeqCst);
+        let is_driven = self.driver.is_locked();
+        if !is_driven {
+            self.own_thread_sleeps.store(false, Ordering::Relaxed);
+        }
+        is_driven
     }
 
     /// Does what was handed over, on the calling thread.
