@@ -32,6 +32,7 @@ mod trid;
 mod worker;
 
 pub use config::{HostDriver, NvmeofOptions, OptionsError, SUBNQN_PREFIX, TargetDriverKind};
+pub use offer::desired_target;
 pub use status::{AttachmentStatus, ConnectionState, Counters, DriverChoice, TransportStatus};
 pub use transport::{NvmeofFactory, NvmeofTransport, factory};
 

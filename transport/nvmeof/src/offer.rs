@@ -1,6 +1,6 @@
 //! The target side: files of this engine, offered through a target driver.
 
-use crate::config::{Settings, TargetDriverKind};
+use crate::config::{Environment, NvmeofOptions, Settings, TargetDriverKind};
 use crate::trid;
 use nvferry_engine::error::ErrorKind;
 use nvferry_engine::{EngineError, FileBufferDesc, FileBufferId, SegmentDesc};
@@ -11,13 +11,41 @@ use nvferry_target::{
 };
 use nvferry_wire::{Nqn, Nsid, TransportId};
 use parking_lot::Mutex;
+use std::fmt::Display;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long a target that was started for nothing has to go again.
 const GIVE_UP_TIME: Duration = Duration::from_secs(2);
+
+/// The target that an engine of this name would start if its transport were installed with this text: with the namespaces
+/// of these files, in this order, numbered from 1.
+///
+/// # Errors
+/// The text or the environment cannot be understood, or the text has no address to listen on.
+pub fn desired_target(
+    server_name: &str,
+    text: &str,
+    files: impl IntoIterator<Item = (PathBuf, u64)>,
+) -> Result<TargetSpec, EngineError> {
+    let settings = Settings::resolve(NvmeofOptions::new(), Some(text), &Environment::read()?, server_name)?;
+    let offer = Offer::new(&settings, server_name);
+    let Some((listen, subnqn)) = &offer.listen else { return Err(nowhere_to_listen("files")) };
+    let mut spec = offer.spec(listen, subnqn);
+    let namespace = |(id, (path, size_bytes))| offer.namespace(Nsid(id), path, size_bytes);
+    spec.namespaces = (1..).zip(files).map(namespace).collect();
+    Ok(spec)
+}
+
+fn nowhere_to_listen(what: impl Display) -> EngineError {
+    let message = format!(
+        "cannot offer {what}: the transport was installed without an address to listen on; give it one, like \
+         \"trtype=tcp adrfam=ipv4 traddr=10.0.0.7 trsvcid=4420\""
+    );
+    EngineError::new(ErrorKind::InvalidArgument, message)
+}
 
 /// What this engine offers, if it was told where to listen.
 pub(crate) struct Offer {
@@ -57,20 +85,9 @@ impl Offer {
         size_bytes: u64,
     ) -> Result<FileBufferDesc, EngineError> {
         let Some((listen, subnqn)) = &self.listen else {
-            return Err(EngineError::new(
-                ErrorKind::InvalidArgument,
-                format!(
-                    "cannot offer {}: the transport was installed without an address to listen on; give it one, like \
-                     \"trtype=tcp adrfam=ipv4 traddr=10.0.0.7 trsvcid=4420\"",
-                    path.display()
-                ),
-            ));
+            return Err(nowhere_to_listen(path.display()));
         };
-        let namespace = NamespaceSpec {
-            direct: self.direct,
-            overwrite: self.overwrite,
-            ..NamespaceSpec::new(Nsid(id.0), path, size_bytes)
-        };
+        let namespace = self.namespace(Nsid(id.0), path, size_bytes);
         let mut target = self.target.lock();
         let running = match &*target {
             Some(target) => Arc::clone(target),
@@ -92,9 +109,19 @@ impl Offer {
         }
     }
 
-    fn start(&self, listen: &TransportId, subnqn: &Nqn) -> Result<Arc<dyn TargetDriver>, EngineError> {
+    /// The target, without files.
+    fn spec(&self, listen: &TransportId, subnqn: &Nqn) -> TargetSpec {
         let allowed_hosts = self.allowed_hosts.clone();
-        let spec = TargetSpec { allowed_hosts, ..TargetSpec::new(listen.clone(), subnqn.clone()) };
+        TargetSpec { allowed_hosts, ..TargetSpec::new(listen.clone(), subnqn.clone()) }
+    }
+
+    fn namespace(&self, nsid: Nsid, path: impl Into<PathBuf>, size_bytes: u64) -> NamespaceSpec {
+        let (direct, overwrite) = (self.direct, self.overwrite);
+        NamespaceSpec { direct, overwrite, ..NamespaceSpec::new(nsid, path, size_bytes) }
+    }
+
+    fn start(&self, listen: &TransportId, subnqn: &Nqn) -> Result<Arc<dyn TargetDriver>, EngineError> {
+        let spec = self.spec(listen, subnqn);
         let target: Arc<dyn TargetDriver> = match self.driver {
             TargetDriverKind::Userspace => {
                 let mut options = UserspaceOptions::default();
