@@ -3,6 +3,7 @@
 use crate::attachment::{Attachment, AttachmentId, Latch};
 use crate::host::local::LocalFiles;
 use crate::host::namespaces::NamespaceTable;
+use crate::host::userspace::LinkError;
 use crate::host::userspace::queue_pair::QueueParams;
 use nvferry_engine::{Failure, Slice};
 use nvferry_io::poller::Waker;
@@ -22,8 +23,8 @@ pub(crate) enum Order {
     OpenLocal(Arc<Attachment>, Arc<LocalFiles>),
     /// Make the I/O queue.
     Connect { id: AttachmentId, address: SocketAddr, params: Arc<QueueParams> },
-    /// The controller is gone, and with it its I/O queue.
-    Disconnect { id: AttachmentId, why: Arc<str> },
+    /// The controller is gone, and with it its I/O queue; or once more it could not be reached.
+    Disconnect { id: AttachmentId, error: LinkError },
     /// The files have changed.
     Namespaces { id: AttachmentId, table: Arc<NamespaceTable> },
     /// The files on this machine have changed.

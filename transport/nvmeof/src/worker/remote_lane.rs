@@ -37,7 +37,9 @@ impl RemoteLane {
         now: Instant,
     ) {
         self.asked = false;
-        self.disconnect("its controller is new", context, now);
+        if !self.queue.is_down() {
+            self.disconnect(LinkError::GivenUp("its controller is new".into()), context, now);
+        }
         self.queue.connecting(params, now);
         match HostSocket::connect(address, &context.poller, super::token(self.attachment.id)) {
             Ok(socket) => self.socket = socket,
@@ -45,10 +47,12 @@ impl RemoteLane {
         }
     }
 
-    /// Ends the connection from this side; slices wait for the next.
-    pub(super) fn disconnect(&mut self, why: &str, context: &mut Context, now: Instant) {
-        if !self.queue.is_down() {
-            self.queue.lost(LinkError::GivenUp(why.to_owned().into()), None, &mut context.scratch, now);
+    /// The controller is gone or could not be reached: ends the connection from this side; slices wait for the next.
+    pub(super) fn disconnect(&mut self, error: LinkError, context: &mut Context, now: Instant) {
+        if self.queue.is_down() {
+            self.queue.unreachable(error);
+        } else {
+            self.queue.lost(error, None, &mut context.scratch, now);
         }
         self.socket.close();
         self.asked = false;

@@ -221,9 +221,9 @@ impl Worker {
                     remote.connect(address, params, context, now);
                 }
             }),
-            Order::Disconnect { id, why } => self.with_lane(id, |lane, context| {
+            Order::Disconnect { id, error } => self.with_lane(id, |lane, context| {
                 if let Device::Remote(remote) = &mut lane.device {
-                    remote.disconnect(&why, context, now);
+                    remote.disconnect(error, context, now);
                 }
             }),
             Order::Namespaces { id, table } => self.with_lane(id, |lane, _| {

@@ -259,9 +259,9 @@ impl Session {
         self.controller.lost(error, stream);
         self.socket.close();
         let was_associated = self.association.take().is_some();
-        if was_associated {
-            let (id, why): (_, Arc<str>) = (self.attachment.id, error.to_string().into());
-            self.order_all(|| Order::Disconnect { id, why: Arc::clone(&why) });
+        if was_associated || matches!(self.life, Life::Attached) {
+            let id = self.attachment.id;
+            self.order_all(|| Order::Disconnect { id, error: error.clone() });
         }
         match std::mem::replace(&mut self.life, Life::Over) {
             Life::Attaching(reply) => {

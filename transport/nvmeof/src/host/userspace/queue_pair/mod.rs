@@ -254,6 +254,11 @@ impl QueuePair {
         self.state = State::Establishing { step: Step::Stream, until: now + ESTABLISH_TIME };
     }
 
+    /// The target could not even be asked for a connection.
+    pub fn unreachable(&mut self, error: LinkError) {
+        self.last_error = Some(error);
+    }
+
     /// The stream stands. Drive it.
     pub fn connected(&mut self, now: Instant) {
         let Some(params) = &self.params else { return };
