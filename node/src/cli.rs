@@ -143,11 +143,15 @@ pub(crate) struct TargetArgs {
 #[derive(Debug, Args)]
 pub(crate) struct OfferArgs {
     /// A file or block device to serve; with a size, only that much from its start. May be repeated
-    #[arg(long, value_name = "PATH[:SIZE]", required_unless_present = "files")]
+    #[arg(long, value_name = "PATH[:SIZE]", required_unless_present_any = ["files", "files_from"])]
     pub(crate) file: Vec<FileArg>,
     /// Files or block devices to serve, separated by blanks
     #[arg(long, value_name = "\"PATH PATH\"")]
     pub(crate) files: Vec<String>,
+    /// A file with one PATH or PATH:SIZE a line. On SIGHUP it is read again: what is new is served, what is no longer
+    /// there is withdrawn
+    #[arg(long, alias = "files_from", value_name = "LIST")]
+    pub(crate) files_from: Option<PathBuf>,
     /// The fabric
     #[arg(long, env = "NVFERRY_TRTYPE", default_value = "tcp", value_name = "FABRIC")]
     pub(crate) trtype: String,

@@ -2,7 +2,7 @@
 //! published.
 
 use crate::output::size;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::{Seek, SeekFrom};
@@ -51,6 +51,19 @@ fn parse_size(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
+/// The files that a list names, one `PATH` or `PATH:SIZE` a line; empty lines and those that begin with `#` say nothing.
+///
+/// # Errors
+/// When the list cannot be read, or a line is wrong.
+pub(crate) fn read_list(list: &Path) -> Result<Vec<FileArg>> {
+    let text = std::fs::read_to_string(list).with_context(|| format!("cannot read the list {}", list.display()))?;
+    let lines = text.lines().enumerate().map(|(number, line)| (number + 1, line.trim()));
+    lines
+        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        .map(|(number, line)| line.parse().map_err(|why| anyhow!("{}, line {number}: {why}", list.display())))
+        .collect()
+}
+
 /// A file or block device that can be served.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LocalFile {
@@ -76,7 +89,7 @@ pub(crate) fn check(single: &[FileArg], lists: &[String]) -> Result<Vec<LocalFil
         files.push(file);
     }
     if files.is_empty() {
-        bail!("there is no file to serve; give --file PATH, or --files \"PATH PATH\"");
+        bail!("there is no file to serve; give --file PATH, --files \"PATH PATH\", or --files-from LIST");
     }
     Ok(files)
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 const OTHER_DESCRIPTORS: usize = 32;
 
 pub(crate) fn run(args: &MetadataArgs, log: Log) -> Result<()> {
-    let stop = StopSignal::install()?;
+    let stop = StopSignal::install(false)?;
     let store = store(args)?;
     let options = MetadataServerOptions {
         listen: args.listen.clone(),

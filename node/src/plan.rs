@@ -2,7 +2,7 @@
 
 use crate::cli::PlanArgs;
 use crate::output::say;
-use crate::{files, target};
+use crate::target;
 use anyhow::Result;
 use nvferry_nvmeof::desired_target;
 use nvferry_target::configfs::{NvmetOptions, Preview, Roots, Step, preview};
@@ -10,7 +10,7 @@ use serde_json::json;
 
 pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let offer = &args.offer;
-    let files = files::check(&offer.file, &offer.files)?.into_iter().map(|file| (file.path, file.size_bytes));
+    let files = target::wanted(offer)?.into_iter().map(|file| (file.path, file.size_bytes));
     let spec = desired_target(&args.server_name, &target::transport_text(offer)?, files)?;
     let roots = Roots::other(&args.configfs_root, &args.record_dir);
     let preview = preview(&spec, &NvmetOptions { roots, ..NvmetOptions::default() })?;

@@ -4,7 +4,7 @@ use crate::cli::{OfferArgs, TargetArgs};
 use crate::files::{self, LocalFile};
 use crate::log::Log;
 use crate::output::{say, size};
-use crate::signals::StopSignal;
+use crate::signals::{StopSignal, Told};
 use anyhow::{Context, Result, bail};
 use nvferry_engine::{Deadline, TransferEngine};
 use nvferry_nvmeof::NvmeofOptions;
@@ -15,10 +15,10 @@ use std::time::Duration;
 const DRAIN: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(args: &TargetArgs, log: Log) -> Result<()> {
-    let stop = StopSignal::install()?;
+    let stop = StopSignal::install(args.offer.files_from.is_some())?;
     let transport =
         format!("{} target_driver={}", transport_text(&args.offer)?, one_word("target-driver", &args.target_driver)?);
-    let files = files::check(&args.offer.file, &args.offer.files)?;
+    let mut files = wanted(&args.offer)?;
     let engine = TransferEngine::builder()
         .metadata(args.service.metadata_server.as_str())
         .cluster_id(args.service.cluster_id.as_deref())
@@ -27,28 +27,59 @@ pub(crate) fn run(args: &TargetArgs, log: Log) -> Result<()> {
         .build()?;
     engine.install_transport(nvferry_nvmeof::PROTOCOL, transport.as_str())?;
     // When one of them fails, dropping the engine withdraws those before it.
-    let ready = offer(&engine, &files, args)?;
-    say(&ready)?;
+    for file in &files {
+        engine.register_local_file(&file.path, file.size_bytes)?;
+    }
+    say(&ready(&engine, &files, args))?;
     log.serving();
-    stop.wait();
+    while stop.next() == Told::Reload {
+        match wanted(&args.offer) {
+            Ok(wanted) => change(&engine, &mut files, wanted),
+            Err(error) => tracing::error!("the files served stay as they are: {error:#}"),
+        }
+        say(&ready(&engine, &files, args))?;
+    }
     let ended = engine.shutdown(Deadline::after(DRAIN));
     ended.with_context(|| format!("segment {} has ended, but not in order", args.server_name))
 }
 
-/// Offers and publishes the files; says what is served, where and under which name.
-fn offer(engine: &TransferEngine, files: &[LocalFile], args: &TargetArgs) -> Result<String> {
-    for file in files {
-        engine.register_local_file(&file.path, file.size_bytes)?;
+/// The files that the command line and its list name now.
+pub(crate) fn wanted(args: &OfferArgs) -> Result<Vec<LocalFile>> {
+    let mut named = args.file.clone();
+    if let Some(list) = &args.files_from {
+        named.extend(files::read_list(list)?);
     }
+    files::check(&named, &args.files)
+}
+
+/// Withdraws what is no longer wanted, and offers what is new. What fails is said, and left as it is; the rest is done.
+fn change(engine: &TransferEngine, served: &mut Vec<LocalFile>, wanted: Vec<LocalFile>) {
+    served.retain(|file| {
+        wanted.contains(file)
+            || engine.unregister_local_file(&file.path).map_err(|error| tracing::error!("{error}")).is_err()
+    });
+    for file in wanted {
+        if served.contains(&file) {
+            continue;
+        }
+        match engine.register_local_file(&file.path, file.size_bytes) {
+            Ok(_) => served.push(file),
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+}
+
+/// What is served, where and under which name.
+fn ready(engine: &TransferEngine, files: &[LocalFile], args: &TargetArgs) -> String {
     let total = files.iter().fold(0, |sum: u64, file| sum.saturating_add(file.size_bytes));
     let count = if files.len() == 1 { "1 file".into() } else { format!("{} files", files.len()) };
     let address = engine.own_segment().map_or_else(|| "-".into(), |segment| crate::segment::address(&segment));
-    Ok(format!(
+    format!(
         "serving {count} ({}) at {address} as segment {}, published at {}",
         size(total),
         args.server_name,
         args.service.metadata_server
-    ))
+    )
 }
 
 /// The transport's own text: its transport id, and what else the command line names.

@@ -75,6 +75,59 @@ fn it_publishes_what_it_serves_and_withdraws_it_on_sigterm_and_sigint() {
     }
 }
 
+/// What a list names is served; on SIGHUP it is read again, and only what changed is touched.
+#[test]
+fn a_list_of_files_is_read_again_on_sighup() {
+    let service = metadata();
+    let url = service.word("http://");
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b, c) =
+        (sized_file(dir.path(), "a", 8192), sized_file(dir.path(), "b", 4096), sized_file(dir.path(), "c", 12288));
+    let list = dir.path().join("list");
+    let write = |text: String| std::fs::write(&list, text).unwrap();
+    let served = || -> Vec<(u64, String)> {
+        let desc = segment(&url);
+        let files = desc["file_buffers"].as_array().unwrap();
+        files.iter().map(|file| (file["id"].as_u64().unwrap(), file["path"].as_str().unwrap().to_owned())).collect()
+    };
+    write(format!("# what is served\n\n  {a}:4k\n{b}\n"));
+    let mut role = Role::start(&mut target(&url, &["--files-from", list.to_str().unwrap()]));
+    assert!(role.ready.starts_with("serving 2 files (8.0 KiB)"), "{}", role.ready);
+    assert_eq!(served(), [(1, a.clone()), (2, b.clone())]);
+
+    write(format!("{c}\n{b}\n"));
+    role.signal(Signal::SIGHUP);
+    let line = role.line();
+    assert!(line.starts_with("serving 2 files (16.0 KiB)"), "{line}");
+    let after = served();
+    assert!(after.contains(&(2, b.clone())), "it stays what it was: {after:?}");
+    assert!(after.iter().any(|(id, path)| *path == c && *id > 2), "a new file has a new id: {after:?}");
+    assert_eq!(after.len(), 2, "{after:?}");
+
+    // A wrong list changes nothing.
+    write(format!("{a}\n{}\n", dir.path().join("missing").display()));
+    role.signal(Signal::SIGHUP);
+    let line = role.line();
+    assert!(line.starts_with("serving 2 files (16.0 KiB)"), "{line}");
+    assert_eq!(served(), after);
+    let (status, _, said) = role.stop(Signal::SIGTERM);
+    assert_eq!(status, 0);
+    assert!(said.contains("missing") && said.contains("stay as they are"), "{said}");
+}
+
+#[test]
+fn a_list_that_cannot_be_read_is_said_with_its_line() {
+    let service = metadata();
+    let url = service.word("http://");
+    let dir = tempfile::tempdir().unwrap();
+    let list = dir.path().join("list");
+    std::fs::write(&list, "\n/a:b:0\n").unwrap();
+    fails(&url, &["--files-from", list.to_str().unwrap()], &["line 2", list.to_str().unwrap()]);
+    std::fs::write(&list, "# nothing\n").unwrap();
+    fails(&url, &["--files-from", list.to_str().unwrap()], &["no file to serve"]);
+    fails(&url, &["--files-from", "/not/there"], &["cannot read the list /not/there"]);
+}
+
 #[test]
 fn a_relative_path_is_published_as_an_absolute_one() {
     let service = metadata();

@@ -81,6 +81,13 @@ impl Role {
         word.unwrap_or_else(|| panic!("no {prefix} in: {}", self.ready)).to_owned()
     }
 
+    /// The next line that it says; empty when it has ended.
+    pub fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
     }
