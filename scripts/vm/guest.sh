@@ -208,17 +208,59 @@ bad_device() {
     echo 1 >$bad/power
     [ -b /dev/bad ] || fail "null_blk made no /dev/bad"
 }
-# bad_block_read SEGMENT: our host, on a segment of /dev/bad whose 4 KiB at 1 MiB are bad.
+# bad_block_read SEGMENT ARGUMENTS...: the bench on a segment of /dev/bad, whose 4 KiB at 1 MiB are bad.
 bad_block_read() {
     segment=$1
-    bad_block_range 1M >/dev/null || fail "blocks before the bad ones cannot be read"
-    refused bad_block_range 1028k
+    shift
+    bad_block_range 1M "$@" >/dev/null || fail "blocks before the bad ones cannot be read"
+    refused bad_block_range 1028k "$@"
     contains "$said" 1048576
     say "$(echo "$said" | tail -n 1)"
-    bad_block_range 1M >/dev/null || fail "one bad block ended the connection for good"
+    bad_block_range 1M "$@" >/dev/null || fail "one bad block ended the connection for good"
 }
 bad_block_range() {
+    range=$1
+    shift
     bin/transfer-bench --mode=initiator --metadata_server=$metadata --segment_id="$segment" --queue_depth=1 \
         --local_server_name=initiator --block_size=4k --pattern=sequential --warmup=0 --duration=1 --batch_size=1 \
-        --range="$1" 2>&1
+        --range="$range" "$@" 2>&1
+}
+
+# loopback FILE ARGUMENTS...: the bench as target and host in one process. Every byte of the file is written, read back and
+# compared; afterwards nothing of it is left in the kernel.
+loopback() {
+    backing=$1
+    shift
+    before=$(cksum <"$backing")
+    for operation in read write; do
+        bin/transfer-bench --mode=loopback --files="$backing" --operation=$operation --verify --overwrite --duration=0.3 \
+            --warmup=0 --queue_depth=8 --workers=1 "$@" >/tmp/loopback.log 2>&1 ||
+            fail "loopback with $*: $(tail -n 8 /tmp/loopback.log)"
+        grep -q '^Verified.* no mismatch' /tmp/loopback.log || fail "nothing was verified: $(cat /tmp/loopback.log)"
+        nothing_left
+    done
+    [ "$before" != "$(cksum <"$backing")" ] || fail "the bytes did not go to $backing"
+}
+# Neither controller nor subsystem, port, host or record, and no regular file where a device should be.
+nothing_left() {
+    left=$(ls /sys/class/nvme $configfs/subsystems $configfs/ports $configfs/hosts /run/nvferry/nvmet 2>/dev/null |
+        grep -v -e ':$' -e '^$' || true)
+    eq 'what is left in the kernel' "$left" ''
+    for entry in /dev/nvme*n*; do
+        [ ! -e "$entry" ] || fail "$entry is left"
+    done
+}
+# fresh_loop FILE: a loop device on it, in $loop.
+fresh_loop() {
+    loop=$(losetup -f)
+    losetup "$loop" "$1"
+}
+# small_block_fs BLOCK: an ext4 file system of that block, in memory, mounted; its directory is in $mounted.
+small_block_fs() {
+    truncate -s 48M "$scratch/fs-$1"
+    mkfs.ext4 -q -b "$1" -O ^has_journal "$scratch/fs-$1"
+    fresh_loop "$scratch/fs-$1"
+    mounted=/mnt/fs-$1
+    mkdir -p "$mounted"
+    mount "$loop" "$mounted"
 }
