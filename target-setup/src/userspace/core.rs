@@ -10,6 +10,7 @@ use nvferry_io::pool::PoolConfig;
 use nvferry_io::{BufferPool, IoEngine, PoolBuf};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What a worker's connections share.
 pub(crate) struct Core {
@@ -22,6 +23,8 @@ pub(crate) struct Core {
     pub(crate) engine: Box<dyn IoEngine>,
     pub(crate) data_pool: BufferPool,
     pub(crate) capsule_pool: BufferPool,
+    /// When to look which of their idle buffers were not needed; none while there are few.
+    pub(super) decay_at: Option<Instant>,
     /// Paused connections that may perhaps go on: a buffer or room in their send queue may have become free.
     pub(crate) resumable: VecDeque<ConnectionKey>,
     /// Buffers or places in the engine have become free.
@@ -55,14 +58,14 @@ impl Core {
     ) -> Self {
         let data = PoolConfig {
             max_bytes: limits::DATA_POOL_BYTES,
-            max_idle_bytes: limits::DATA_POOL_IDLE_BYTES,
+            max_idle_bytes: limits::DATA_POOL_BYTES,
             ..PoolConfig::default()
         };
         // 4, 16 and 64 KiB: in-capsule data has no more.
         let capsule = PoolConfig {
             tiers: 3,
             max_bytes: limits::CAPSULE_POOL_BYTES,
-            max_idle_bytes: limits::CAPSULE_POOL_IDLE_BYTES,
+            max_idle_bytes: limits::CAPSULE_POOL_BYTES,
             ..PoolConfig::default()
         };
         Self {
@@ -74,6 +77,7 @@ impl Core {
             engine,
             data_pool: BufferPool::new(data),
             capsule_pool: BufferPool::new(capsule),
+            decay_at: None,
             resumable: VecDeque::new(),
             released: false,
             sending: Vec::new(),
@@ -112,6 +116,29 @@ impl Core {
                 Pool::Data => lane.data_bytes -= bytes,
                 Pool::Capsule => lane.capsule_bytes -= bytes,
             }
+        }
+    }
+
+    /// Whether more buffers are idle than an idle reactor keeps.
+    fn has_spare_buffers(&self) -> bool {
+        self.data_pool.stats().free_bytes > limits::DATA_POOL_IDLE_BYTES
+            || self.capsule_pool.stats().free_bytes > limits::CAPSULE_POOL_IDLE_BYTES
+    }
+
+    /// Sees to it that spare buffers are looked after.
+    pub(super) fn watch_buffers(&mut self, now: Instant) {
+        if self.decay_at.is_none() && self.has_spare_buffers() {
+            self.decay_at = Some(now + limits::POOL_DECAY);
+        }
+    }
+
+    /// Gives back what was not needed of late, if that is due.
+    pub(super) fn decay_buffers(&mut self, now: Instant) {
+        if self.decay_at.is_some_and(|at| at <= now) {
+            self.data_pool.decay(limits::DATA_POOL_IDLE_BYTES);
+            self.capsule_pool.decay(limits::CAPSULE_POOL_IDLE_BYTES);
+            self.decay_at = None;
+            self.watch_buffers(now);
         }
     }
 

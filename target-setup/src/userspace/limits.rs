@@ -63,6 +63,8 @@ pub const DATA_POOL_IDLE_BYTES: usize = 8 << 20;
 pub const CAPSULE_POOL_BYTES: usize = 64 << 20;
 /// What a reactor keeps of them when idle, in bytes.
 pub const CAPSULE_POOL_IDLE_BYTES: usize = 8 << 20;
+/// Buffers beyond those that were not needed for so long are given back to the system.
+pub const POOL_DECAY: Duration = Duration::from_secs(1);
 /// Operations that a reactor's I/O engine takes at once.
 pub const ENGINE_CAPACITY: usize = 1024;
 /// Reactors that are started unless another number is asked for, where there are as many processors.

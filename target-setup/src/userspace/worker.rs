@@ -162,11 +162,12 @@ impl<S: Stream> Worker<S> {
 
     /// The next moment at which [`Self::on_time`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.next_deadline
+        [self.next_deadline, self.core.decay_at].into_iter().flatten().min()
     }
 
     /// Does what is due by now.
     pub(crate) fn on_time(&mut self, now: Instant) {
+        self.core.decay_buffers(now);
         if self.next_deadline.is_none_or(|deadline| deadline > now) {
             return;
         }
@@ -197,6 +198,7 @@ impl<S: Stream> Worker<S> {
                 break;
             }
         }
+        self.core.watch_buffers(now);
         if self.core.subsystem.is_draining() {
             self.close_idle();
         }

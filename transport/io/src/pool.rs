@@ -2,7 +2,8 @@
 //!
 //! A pool belongs to one worker, so its lock is free when it is taken; buffers may be returned from any thread. What
 //! a pool holds, lent and idle together, never exceeds its limit: at the limit [`BufferPool::get`] gives nothing and
-//! the caller waits for one of its own buffers to come back.
+//! the caller waits for one of its own buffers to come back. Memory that is used anew all the time should not be the
+//! system's in between, which clears it page by page: [`BufferPool::decay`] gives back only what was not needed of late.
 
 use crate::memory::{AlignedBuf, PAGE_BYTES};
 use std::ops::{Deref, DerefMut};
@@ -39,6 +40,8 @@ pub struct PoolStats {
     pub free_bytes: usize,
     /// The most bytes that were ever lent at once.
     pub peak_bytes: usize,
+    /// Buffers that had to be allocated, ever.
+    pub allocations: u64,
 }
 
 /// A pool of page-aligned buffers in a few sizes. Clones are the same pool.
@@ -59,6 +62,8 @@ struct State {
     /// Idle buffers, by tier.
     free: Box<[Vec<AlignedBuf>]>,
     stats: PoolStats,
+    /// The most bytes that were lent at once since the last decay.
+    recent_peak_bytes: usize,
 }
 
 impl Shared {
@@ -76,7 +81,11 @@ impl BufferPool {
         let multiple = config.multiple.max(2);
         let sizes: Box<[usize]> =
             std::iter::successors(Some(first), |size| size.checked_mul(multiple)).take(config.tiers.max(1)).collect();
-        let state = State { free: sizes.iter().map(|_| Vec::new()).collect(), stats: PoolStats::default() };
+        let state = State {
+            free: sizes.iter().map(|_| Vec::new()).collect(),
+            stats: PoolStats::default(),
+            recent_peak_bytes: 0,
+        };
         Self {
             shared: Arc::new(Shared {
                 sizes,
@@ -108,8 +117,10 @@ impl BufferPool {
                 state.stats.free_bytes -= size;
             } else {
                 self.make_room(&mut state, size, &mut evicted)?;
+                state.stats.allocations += 1;
             }
             state.stats.in_use_bytes += size;
+            state.recent_peak_bytes = state.recent_peak_bytes.max(state.stats.in_use_bytes);
             state.stats.peak_bytes = state.stats.peak_bytes.max(state.stats.in_use_bytes);
             idle
         };
@@ -120,17 +131,32 @@ impl BufferPool {
     /// Frees idle buffers of other sizes until `size` more bytes fit the limit.
     fn make_room(&self, state: &mut State, size: usize, evicted: &mut Vec<AlignedBuf>) -> Option<()> {
         let room = self.shared.max_bytes.checked_sub(size)?;
-        if state.stats.in_use_bytes > room {
-            return None;
-        }
+        let may_be_free = room.checked_sub(state.stats.in_use_bytes)?;
+        self.keep(state, may_be_free, evicted);
+        Some(())
+    }
+
+    /// Takes idle buffers out, the largest first, until no more than so many bytes are left.
+    fn keep(&self, state: &mut State, may_be_free: usize, evicted: &mut Vec<AlignedBuf>) {
         for tier in (0..self.shared.sizes.len()).rev() {
-            while state.stats.in_use_bytes + state.stats.free_bytes > room {
+            while state.stats.free_bytes > may_be_free {
                 let Some(buffer) = state.free[tier].pop() else { break };
                 state.stats.free_bytes -= self.shared.sizes[tier];
                 evicted.push(buffer);
             }
         }
-        Some(())
+    }
+
+    /// Gives idle memory back to the system that was not needed since the last call, but for `keep_bytes`. To be called
+    /// now and then; a second call after the last use leaves no more than that.
+    pub fn decay(&self, keep_bytes: usize) {
+        let mut evicted = Vec::new();
+        let mut state = self.shared.lock();
+        let in_use = state.stats.in_use_bytes;
+        let recently_free = std::mem::replace(&mut state.recent_peak_bytes, in_use).saturating_sub(in_use);
+        self.keep(&mut state, recently_free.max(keep_bytes), &mut evicted);
+        drop(state);
+        drop(evicted);
     }
 
     /// Gives all idle memory back to the system and tells how many bytes that were.
@@ -213,8 +239,10 @@ mod tests {
         BufferPool::new(PoolConfig { first_bytes: 4096, tiers: 3, multiple: 4, max_bytes, max_idle_bytes })
     }
 
-    fn stats(in_use_bytes: usize, free_bytes: usize, peak_bytes: usize) -> PoolStats {
-        PoolStats { in_use_bytes, free_bytes, peak_bytes }
+    /// Bytes lent, idle, and lent at most.
+    fn bytes(pool: &BufferPool) -> (usize, usize, usize) {
+        let stats = pool.stats();
+        (stats.in_use_bytes, stats.free_bytes, stats.peak_bytes)
     }
 
     #[test]
@@ -235,9 +263,9 @@ mod tests {
         let pool = pool(3 * 4096, 3 * 4096);
         let held: Vec<_> = (0..3).map(|_| pool.get(1).unwrap()).collect();
         assert!(pool.get(1).is_none());
-        assert_eq!(pool.stats(), stats(12_288, 0, 12_288));
+        assert_eq!(bytes(&pool), (12_288, 0, 12_288));
         drop(held);
-        assert_eq!(pool.stats(), stats(0, 12_288, 12_288));
+        assert_eq!(bytes(&pool), (0, 12_288, 12_288));
         assert!(pool.get(1).is_some());
         assert!(pool.get(4097).is_none(), "a size beyond the whole limit");
     }
@@ -253,19 +281,43 @@ mod tests {
     fn idle_buffers_of_one_size_make_room_for_another() {
         let pool = pool(65_536, 65_536);
         drop((0..4).map(|_| pool.get(16_384).unwrap()).collect::<Vec<_>>());
-        assert_eq!(pool.stats(), stats(0, 65_536, 65_536));
+        assert_eq!(bytes(&pool), (0, 65_536, 65_536));
         let _large = pool.get(65_536).unwrap();
-        assert_eq!(pool.stats(), stats(65_536, 0, 65_536));
+        assert_eq!(bytes(&pool), (65_536, 0, 65_536));
     }
 
     #[test]
     fn no_more_stays_idle_than_allowed_and_trimming_frees_all() {
         let pool = pool(1 << 20, 2 * 4096);
         drop((0..5).map(|_| pool.get(1).unwrap()).collect::<Vec<_>>());
-        assert_eq!(pool.stats(), stats(0, 8192, 20_480));
+        assert_eq!(bytes(&pool), (0, 8192, 20_480));
         assert_eq!(pool.trim(), 8192);
         assert_eq!(pool.trim(), 0);
-        assert_eq!(pool.stats(), stats(0, 0, 20_480));
+        assert_eq!(bytes(&pool), (0, 0, 20_480));
+    }
+
+    #[test]
+    fn what_is_used_again_and_again_stays_and_the_rest_decays() {
+        let pool = pool(1 << 20, 1 << 20);
+        let use_it = |buffers: usize| drop((0..buffers).map(|_| pool.get(65_536).unwrap()).collect::<Vec<_>>());
+        for _ in 0..10 {
+            use_it(8);
+            pool.decay(65_536);
+        }
+        assert_eq!(pool.stats().allocations, 8);
+        // Half as much: what was needed before stays once more, and then what is needed now.
+        use_it(4);
+        pool.decay(65_536);
+        assert_eq!(pool.stats().free_bytes, 4 * 65_536);
+        let held = pool.get(65_536).unwrap();
+        pool.decay(0);
+        assert_eq!(bytes(&pool), (65_536, 0, 8 * 65_536), "nothing but what is lent was needed");
+        drop(held);
+        pool.decay(65_536);
+        pool.decay(65_536);
+        assert_eq!(pool.stats().free_bytes, 65_536, "so much is kept");
+        pool.decay(0);
+        assert_eq!(pool.stats().free_bytes, 0);
     }
 
     #[test]
@@ -274,7 +326,7 @@ mod tests {
         let buffer = pool.get(1).unwrap();
         let last = pool.get(1).unwrap();
         std::thread::spawn(move || drop(buffer)).join().unwrap();
-        assert_eq!(pool.stats(), stats(4096, 4096, 8192));
+        assert_eq!(bytes(&pool), (4096, 4096, 8192));
         drop(pool);
         assert_eq!(last.len(), 4096);
     }

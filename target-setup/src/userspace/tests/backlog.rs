@@ -70,3 +70,39 @@ fn p07_a_host_that_does_not_listen_leaves_buffers_for_others() {
     }
     target.with(|sim| assert_eq!(sim.worker.core.data_pool.stats().in_use_bytes, 0));
 }
+
+/// Memory that is used anew all the time is not taken from the system each time; when nothing is done it goes back.
+#[test]
+fn p14_buffers_are_kept_while_they_are_used_and_given_back_after() {
+    let target = Target::new();
+    target.offer(1, &vec![1; MIB]);
+    let (_admin, cntlid) = target.admin(0);
+    let mut io = target.io(cntlid, 1, Digests::NONE, DataAlignment::NONE);
+    let mut rounds = |rounds: usize| {
+        for _ in 0..rounds {
+            for _ in 0..32 {
+                let sqe = io.read_sqe(1, 0, 2048, 512);
+                io.send_command(&sqe, &[]);
+            }
+            for _ in 0..32 {
+                assert_eq!(io.receive().unwrap().data.len(), MIB);
+            }
+            target.pass(limits::POOL_DECAY / 3);
+        }
+    };
+    let stats = || target.with(|sim| sim.worker.core.data_pool.stats());
+    rounds(1);
+    let first = stats();
+    assert!(first.peak_bytes > limits::DATA_POOL_IDLE_BYTES, "too few to mean anything: {first:?}");
+    rounds(20);
+    let later = stats();
+    // What a round needs at most depends on how far the host is behind; no round needs all of it anew.
+    assert!(later.allocations <= 32 + first.allocations, "{first:?}, then {later:?}");
+
+    target.pass(limits::POOL_DECAY);
+    target.pass(limits::POOL_DECAY);
+    let idle = stats();
+    assert!(idle.free_bytes <= limits::DATA_POOL_IDLE_BYTES, "{idle:?}");
+    target.with(|sim| assert_eq!(sim.worker.core.decay_at, None, "an idle reactor sleeps"));
+    rounds(1);
+}
