@@ -3,7 +3,7 @@
 use super::admin::Reply;
 use super::command::Work;
 use super::connection::{Connection, Phase, Stage};
-use super::core::Core;
+use super::core::{Core, LentPages};
 use super::send::Payload;
 use nvferry_io::Stream;
 use nvferry_wire::admin::Abort;
@@ -32,10 +32,11 @@ impl<S: Stream> Connection<S> {
     fn send_data(&mut self, core: &mut Core, cid: CommandId, payload: Payload, result: u64) {
         let without_response = result == 0 && self.queue.as_ref().is_some_and(|queue| queue.sqhd.is_none());
         let end = if without_response { DataEnd::LastWithSuccess } else { DataEnd::Last };
-        let data = payload.as_slice();
-        let digest: Option<[u8; DIGEST_LEN]> = self.framing.digests.data.then(|| crc32c(data).to_le_bytes());
+        // Pages are not taken where a digest is wanted.
+        let digest: Option<[u8; DIGEST_LEN]> =
+            self.framing.digests.data.then(|| crc32c(payload.as_slice()).to_le_bytes());
         // A transfer has at most MAX_TRANSFER_BYTES, 1 MiB.
-        let datal = data.len() as u32;
+        let datal = payload.len() as u32;
         let pdu = DataPdu { cccid: cid, ttag: TransferTag(0), datao: 0, datal, end };
         let framing = self.framing;
         self.sending.push(payload, digest, |out| pdu.encode_c2h(&framing, out));
@@ -93,6 +94,20 @@ impl<S: Stream> Connection<S> {
         let framing = self.framing;
         self.sending.push(Payload::Nothing, None, |out| pdu.encode(&framing, out));
         core.has_to_send(self.key.index);
+    }
+
+    /// Ends a read whose data is pages of its file.
+    pub(crate) fn complete_with_pages(&mut self, core: &mut Core, index: u16, pages: LentPages) {
+        let slot = &self.slots[usize::from(index)];
+        let (cid, data_bytes) = (slot.sqe.cid(), slot.data_bytes);
+        if let Some(queue) = &self.queue {
+            Kind::Read.count(&queue.counters, Status::SUCCESS, data_bytes);
+        }
+        if let Some(lane) = slot.lane.and_then(|lane| core.lanes.get(lane)) {
+            Kind::Read.count(&lane.counters, Status::SUCCESS, data_bytes);
+        }
+        self.free_slot(core, index);
+        self.send_data(core, cid, Payload::Pages(pages, data_bytes as usize), 0);
     }
 
     /// Ends a command: sends what it has to say, and gives back what it holds.

@@ -16,7 +16,7 @@ use super::limits;
 use super::mailbox::ConnectionKey;
 use super::receive::Receiving;
 use super::send::{Payload, SendQueue, Sent};
-use nvferry_io::vector::IoVecs;
+use super::worker::Scratch;
 use nvferry_io::{PoolBuf, Stream};
 use nvferry_wire::pdu::{Framing, MAX_HEADER_BYTES, PduRules, Role, TERM_REQ_MAX_LEN, TermReq};
 use nvferry_wire::{CommandId, QueueId, Sqe};
@@ -259,13 +259,14 @@ impl<S: Stream> Connection<S> {
     }
 
     /// Sends what waits, as far as the stream takes it.
-    pub(crate) fn flush(&mut self, core: &mut Core, scratch: &mut IoVecs, now: Instant) {
+    pub(crate) fn flush(&mut self, core: &mut Core, scratch: &mut Scratch, now: Instant) {
         let Some(stream) = &mut self.stream else { return };
         if self.sending.is_empty() {
             return;
         }
-        match self.sending.send(stream, scratch) {
+        match self.sending.send(stream, &mut scratch.iovecs, &mut scratch.empty_pages) {
             Ok((taken, sent)) => {
+                core.take_back_pipes(&mut scratch.empty_pages);
                 self.send_blocked = sent == Sent::Blocked;
                 if taken > 0 || self.send_deadline.is_none() {
                     self.send_deadline = self.send_blocked.then(|| now + limits::SEND_STALL_TIMEOUT);

@@ -4,10 +4,11 @@ use super::connection::Pool;
 use super::lane::{LaneId, Lanes};
 use super::limits;
 use super::mailbox::{ConnectionKey, Mailbox};
+use super::namespace::Namespace;
 use super::placement::Placement;
 use super::subsystem::Subsystem;
 use nvferry_io::pool::PoolConfig;
-use nvferry_io::{BufferPool, IoEngine, PoolBuf};
+use nvferry_io::{BufferPool, IoEngine, Pages, PoolBuf};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,6 +26,8 @@ pub(crate) struct Core {
     pub(crate) capsule_pool: BufferPool,
     /// When to look which of their idle buffers were not needed; none while there are few.
     pub(super) decay_at: Option<Instant>,
+    /// Pipes for pages of files; without them everything is copied.
+    pipes: Option<Pipes>,
     /// Paused connections that may perhaps go on: a buffer or room in their send queue may have become free.
     pub(crate) resumable: VecDeque<ConnectionKey>,
     /// Buffers or places in the engine have become free.
@@ -46,6 +49,33 @@ pub(crate) enum CoreBuffer {
     Later,
     /// None for this namespace, which has taken its share.
     Refused,
+}
+
+/// Pages of a file that are to be sent.
+pub(crate) struct LentPages {
+    pub(crate) pages: Pages,
+    /// Counts the pipe as lent.
+    _token: Arc<()>,
+}
+
+/// A bounded number of pipes.
+#[derive(Default)]
+struct Pipes {
+    idle: Vec<Pages>,
+    /// Each that is lent has a clone.
+    token: Arc<()>,
+}
+
+impl Pipes {
+    fn lend(&mut self) -> Option<LentPages> {
+        let token = Arc::clone(&self.token);
+        let pages = match self.idle.pop() {
+            Some(pages) => pages,
+            None if Arc::strong_count(&token) - 2 < limits::MAX_PIPES => Pages::new().ok()?,
+            None => return None,
+        };
+        Some(LentPages { pages, _token: token })
+    }
 }
 
 impl Core {
@@ -78,12 +108,41 @@ impl Core {
             data_pool: BufferPool::new(data),
             capsule_pool: BufferPool::new(capsule),
             decay_at: None,
+            pipes: None,
             resumable: VecDeque::new(),
             released: false,
             sending: Vec::new(),
             ended: Vec::new(),
             leaving: Vec::new(),
             blocked: Vec::new(),
+        }
+    }
+
+    /// From now on reads of what is in memory send pages of their files.
+    pub(crate) fn send_pages(&mut self) {
+        self.pipes.get_or_insert_default();
+    }
+
+    /// The bytes of a read as pages of its file, if they are in memory.
+    pub(crate) fn pages(&mut self, namespace: &Namespace, offset: u64, len: usize) -> Option<LentPages> {
+        let (pipes, file) = (self.pipes.as_mut()?, namespace.pages.as_ref()?);
+        let mut lent = pipes.lend()?;
+        match lent.pages.take(file, offset, len) {
+            Ok(true) => Some(lent),
+            Ok(false) => {
+                pipes.idle.push(lent.pages);
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Takes back what pages were in.
+    pub(crate) fn take_back_pipes(&mut self, empty: &mut Vec<LentPages>) {
+        let lent = empty.drain(..).map(|lent| lent.pages);
+        match &mut self.pipes {
+            Some(pipes) => pipes.idle.extend(lent),
+            None => drop(lent),
         }
     }
 

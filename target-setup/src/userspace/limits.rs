@@ -69,3 +69,7 @@ pub const POOL_DECAY: Duration = Duration::from_secs(1);
 pub const ENGINE_CAPACITY: usize = 1024;
 /// Reactors that are started unless another number is asked for, where there are as many processors.
 pub const DEFAULT_REACTORS: usize = 4;
+/// Reads from this size on are sent as pages of the file, where it is in memory; smaller ones are cheaper to copy.
+pub const MIN_PAGES_BYTES: u32 = 16 << 10;
+/// Pipes that a reactor has for that; each is two descriptors.
+pub const MAX_PIPES: usize = 64;

@@ -28,6 +28,9 @@ pub(crate) struct Namespace {
     pub(crate) tail_offset: u64,
     /// Holds a block device, so that nobody mounts it meanwhile.
     _claim: Claim,
+    /// The same file for reads that send its pages without a copy; only where it is read through the page cache, or is
+    /// nowhere else.
+    pub(crate) pages: Option<Arc<IoFile>>,
     users: Mutex<Users>,
     /// Notified when the last lease has ended.
     released: Condvar,
@@ -89,6 +92,15 @@ impl Namespace {
         } else {
             None
         };
+        let file = Arc::new(file);
+        let pages = match (file.is_direct(), file.is_memory_backed()) {
+            (false, _) => Some(Arc::clone(&file)),
+            // Direct or not makes no difference there, but through such a descriptor pages would be copied.
+            (true, true) => IoFile::open(&spec.path, FileOptions { direct: false, write: false }).ok().map(Arc::new),
+            (true, false) => None,
+        };
+        // A path may come to name another file at any time.
+        let pages = pages.filter(|pages| pages.identity() == file.identity());
         Ok(Self {
             info: NamespaceInfo {
                 nsid: spec.nsid,
@@ -102,7 +114,8 @@ impl Namespace {
             },
             identity: file.identity(),
             block_shift: block_bytes.trailing_zeros(),
-            file: Arc::new(file),
+            file,
+            pages,
             tail_offset: if tail.is_some() { tail_offset } else { spec.size_bytes },
             tail,
             _claim: guard::check(spec, &Machine::default())?,

@@ -24,6 +24,9 @@ pub struct UserspaceOptions {
     pub tcp: TcpOptions,
     /// The longest that a reactor looks for more before it sleeps, once something came; zero turns spinning off.
     pub spin: Duration,
+    /// Reads of what is in memory (files there, and what the page cache has of files that are served buffered) are sent
+    /// from there, without a copy. Never with an engine of the caller's own, which would see nothing of such reads.
+    pub send_pages: bool,
 }
 
 impl Default for UserspaceOptions {
@@ -34,11 +37,17 @@ impl Default for UserspaceOptions {
             max_connections: limits::MAX_CONNECTIONS,
             tcp: TcpOptions::default(),
             spin: Duration::ZERO,
+            send_pages: true,
         }
     }
 }
 
 impl UserspaceOptions {
+    /// Whether reads may be sent without a copy.
+    pub(crate) fn sends_pages(&self) -> bool {
+        self.send_pages && self.engine.is_none()
+    }
+
     /// The engine of a reactor.
     pub(crate) fn open_engine(&self, index: usize) -> io::Result<Box<dyn IoEngine>> {
         if let Some(make) = &self.engine {

@@ -198,6 +198,7 @@ impl Reactor {
 
     /// Serves until the target is stopped.
     pub(crate) fn run(mut self) {
+        nvferry_io::pages::survive_broken_connections();
         loop {
             self.worker.settle(Instant::now());
             self.send_away();

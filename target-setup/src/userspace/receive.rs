@@ -71,7 +71,7 @@ impl<S: Stream> Connection<S> {
 
     /// One receive. Tells whether there may be more.
     fn receive_once(&mut self, core: &mut Core, scratch: &mut Scratch, now: Instant) -> bool {
-        let Scratch { buffer, iovecs } = scratch;
+        let Scratch { buffer, iovecs, .. } = scratch;
         let carried = self.carry_bytes;
         buffer[..carried].copy_from_slice(&self.carry[..carried]);
         let ahead = if self.asked > 0 { limits::RECEIVE_AHEAD_BYTES } else { buffer.len() - carried };

@@ -1,8 +1,10 @@
 //! What waits to be sent on a connection, and how much of it has been.
 //!
 //! Each entry is one PDU: its header (with digest and padding), its data where it lies, and the data's digest. Many
-//! PDUs leave in one system call; a call that takes only a part is continued where it stopped.
+//! PDUs leave in one system call; a call that takes only a part is continued where it stopped. Data that is pages of a
+//! file leaves by a call of its own.
 
+use super::core::LentPages;
 use nvferry_io::vector::{Gather, IoVecs};
 use nvferry_io::{PoolBuf, Stream};
 use nvferry_wire::digest::DIGEST_LEN;
@@ -18,14 +20,23 @@ pub(crate) enum Payload {
     Pool(PoolBuf, usize),
     /// Bytes of their own.
     Bytes(Box<[u8]>),
+    /// Pages of a file, and how many bytes they were at first.
+    Pages(LentPages, usize),
 }
 
 impl Payload {
     pub(crate) fn as_slice(&self) -> &[u8] {
         match self {
-            Self::Nothing => &[],
+            Self::Nothing | Self::Pages(..) => &[],
             Self::Pool(buffer, len) => &buffer[..*len],
             Self::Bytes(bytes) => bytes,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Pages(_, len) => *len,
+            other => other.as_slice().len(),
         }
     }
 
@@ -33,7 +44,7 @@ impl Payload {
     fn held_bytes(&self) -> usize {
         match self {
             Self::Pool(buffer, _) => buffer.len(),
-            Self::Nothing | Self::Bytes(_) => 0,
+            Self::Nothing | Self::Bytes(_) | Self::Pages(..) => 0,
         }
     }
 }
@@ -52,7 +63,7 @@ impl Outgoing {
     }
 
     fn len(&self) -> usize {
-        self.pieces().iter().map(|piece| piece.len()).sum()
+        usize::from(self.header_bytes) + self.payload.len() + self.digest.map_or(0, |digest| digest.len())
     }
 }
 
@@ -108,42 +119,65 @@ impl SendQueue {
     }
 
     /// Sends until everything is sent or the stream takes no more. Tells how many bytes it took, and how that ended.
-    pub(crate) fn send(&mut self, stream: &mut impl Stream, scratch: &mut IoVecs) -> io::Result<(usize, Sent)> {
+    /// Empty pages go to `empty`.
+    pub(crate) fn send(
+        &mut self,
+        stream: &mut impl Stream,
+        scratch: &mut IoVecs,
+        empty: &mut Vec<LentPages>,
+    ) -> io::Result<(usize, Sent)> {
         let mut total = 0;
         while !self.queue.is_empty() {
-            let mut gather = scratch.gather();
-            self.fill(&mut gather);
-            let offered = gather.bytes();
-            match stream.send(&gather) {
-                Ok(taken) => {
-                    self.advance(taken);
-                    total += taken;
-                    if taken < offered {
-                        return Ok((total, Sent::Blocked));
-                    }
-                }
+            let (offered, taken) = match self.send_once(stream, scratch) {
+                Ok(sent) => sent,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok((total, Sent::Blocked)),
                 Err(error) => return Err(error),
+            };
+            self.advance(taken, empty);
+            total += taken;
+            if taken < offered {
+                return Ok((total, Sent::Blocked));
             }
         }
         Ok((total, Sent::All))
     }
 
-    fn fill<'a>(&'a self, gather: &mut Gather<'a>) {
+    /// Sends the first bytes that one call can send. Tells how many were offered, and how many taken.
+    fn send_once(&mut self, stream: &mut impl Stream, scratch: &mut IoVecs) -> io::Result<(usize, usize)> {
+        let is_last = self.queue.len() == 1;
+        if let Some(Outgoing { header_bytes, payload: Payload::Pages(lent, _), .. }) = self.queue.front_mut()
+            && self.front_sent >= usize::from(*header_bytes)
+        {
+            let pages = &mut lent.pages;
+            return Ok((pages.held_bytes(), stream.send_pages(pages, !is_last)?));
+        }
+        let mut gather = scratch.gather();
+        let pages_follow = self.fill(&mut gather);
+        let offered = gather.bytes();
+        let taken = if pages_follow { stream.send_before(&gather) } else { stream.send(&gather) };
+        Ok((offered, taken?))
+    }
+
+    /// Lists what one call can send, up to data that is pages. Tells whether that follows.
+    fn fill<'a>(&'a self, gather: &mut Gather<'a>) -> bool {
         let mut skip = self.front_sent;
         for pdu in &self.queue {
             for piece in pdu.pieces() {
                 if !gather.has_room() {
-                    return;
+                    return false;
                 }
                 let skipped = skip.min(piece.len());
                 skip -= skipped;
                 gather.push(&piece[skipped..]);
             }
+            if matches!(pdu.payload, Payload::Pages(..)) {
+                return true;
+            }
         }
+        false
     }
 
-    fn advance(&mut self, sent: usize) {
+    fn advance(&mut self, sent: usize, empty: &mut Vec<LentPages>) {
         self.waiting_bytes -= sent;
         self.front_sent += sent;
         while let Some(front) = self.queue.front() {
@@ -153,7 +187,9 @@ impl SendQueue {
             }
             self.front_sent -= len;
             self.held_bytes -= front.payload.held_bytes();
-            self.queue.pop_front();
+            if let Some(Outgoing { payload: Payload::Pages(lent, _), .. }) = self.queue.pop_front() {
+                empty.push(lent);
+            }
         }
     }
 

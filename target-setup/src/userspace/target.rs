@@ -71,7 +71,10 @@ impl UserspaceTarget {
             let engine = options.open_engine(index).map_err(os("open an I/O engine"))?;
             let subsystem = Arc::clone(&shared.subsystem);
             let mailbox = Arc::clone(&shared.inboxes[index].mailbox);
-            let worker = Worker::new(index, subsystem, Arc::clone(&placement), mailbox, engine);
+            let mut worker = Worker::new(index, subsystem, Arc::clone(&placement), mailbox, engine);
+            if options.sends_pages() {
+                worker.core.send_pages();
+            }
             let spin = AdaptiveSpin::new(options.spin);
             let reactor = Reactor::new(index, Arc::clone(&shared), worker, sleeper, listener.take(), spin);
             reactors.push(reactor.map_err(os("make a reactor"))?);

@@ -5,7 +5,7 @@
 
 use super::command::{After, OperationBuffer};
 use super::connection::{Connection, Ends, Phase, Pool, Stage};
-use super::core::Core;
+use super::core::{Core, LentPages};
 use super::lane::{CommandKey, LaneId};
 use super::limits;
 use super::mailbox::{ConnectionKey, Letter, Mailbox};
@@ -22,6 +22,8 @@ use std::time::Instant;
 pub(crate) struct Scratch {
     pub(crate) buffer: AlignedBuf,
     pub(crate) iovecs: IoVecs,
+    /// Pipes that have been emptied.
+    pub(crate) empty_pages: Vec<LentPages>,
 }
 
 /// One reactor's connections, and what they share.
@@ -52,7 +54,11 @@ impl<S: Stream> Worker<S> {
     ) -> Self {
         Self {
             core: Core::new(index, subsystem, placement, mailbox, engine),
-            scratch: Scratch { buffer: AlignedBuf::pages(limits::RECEIVE_BUFFER_BYTES), iovecs: IoVecs::new() },
+            scratch: Scratch {
+                buffer: AlignedBuf::pages(limits::RECEIVE_BUFFER_BYTES),
+                iovecs: IoVecs::new(),
+                empty_pages: Vec::new(),
+            },
             connections: Vec::new(),
             generations: Vec::new(),
             free: Vec::new(),
@@ -135,7 +141,7 @@ impl<S: Stream> Worker<S> {
 
     /// A stream takes more.
     pub(crate) fn on_writable(&mut self, index: u32, now: Instant) {
-        self.with(index, |connection, core, scratch| connection.flush(core, &mut scratch.iovecs, now));
+        self.with(index, |connection, core, scratch| connection.flush(core, scratch, now));
     }
 
     /// Letters may have come.
@@ -258,7 +264,22 @@ impl<S: Stream> Worker<S> {
                 connection.parked.push(key.slot);
                 continue;
             }
+            if let super::command::Work::Read { offset } = slot.work
+                && slot.data_bytes >= limits::MIN_PAGES_BYTES
+                && !connection.framing.digests.data
+                && offset + need as u64 <= lane.namespace().info.size_bytes
+            {
+                let namespace = Arc::clone(lane.namespace());
+                if let Some(pages) = self.core.pages(&namespace, offset, need) {
+                    if let Some(lane) = self.core.lanes.get_mut(id) {
+                        lane.waiting.pop_front();
+                    }
+                    connection.complete_with_pages(&mut self.core, key.slot, pages);
+                    continue;
+                }
+            }
             let Some(buffer) = self.core.data_pool.get(need) else { return false };
+            let Some(lane) = self.core.lanes.get_mut(id) else { return true };
             lane.waiting.pop_front();
             lane.data_bytes += buffer.len();
             slot.buffer = Some((buffer, Pool::Data));
@@ -413,7 +434,7 @@ impl<S: Stream> Worker<S> {
         for index in list.drain(..) {
             self.with(index, |connection, core, scratch| {
                 if !connection.send_blocked {
-                    connection.flush(core, &mut scratch.iovecs, now);
+                    connection.flush(core, scratch, now);
                 }
             });
         }

@@ -5,6 +5,7 @@
 //!
 //! - [`memory`]: aligned buffers, registered memory and the slices leased from it.
 //! - [`pool`]: tiered pools of aligned buffers.
+//! - [`pages`]: pages of a file on their way to a socket, without a copy.
 //! - [`vector`]: scatter and gather lists over plain and leased memory.
 //! - [`stream`]: a connected, non-blocking byte stream; TCP and an in-memory twin.
 //! - [`poller`]: readiness of sockets and engines, and wake-ups from other threads.
@@ -17,6 +18,7 @@ mod copy;
 pub mod engine;
 pub mod file;
 pub mod memory;
+pub mod pages;
 pub mod poller;
 pub mod pool;
 pub mod stream;
@@ -26,6 +28,7 @@ pub mod vector;
 pub use engine::{IoBuf, IoCompletion, IoEngine, IoKind, IoRequest};
 pub use file::IoFile;
 pub use memory::{AlignedBuf, MemSlice, RegisteredMemory};
+pub use pages::Pages;
 pub use pool::{BufferPool, PoolBuf};
 pub use stream::{Stream, TcpStream};
 pub use vector::{Gather, Scatter};

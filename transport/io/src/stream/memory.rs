@@ -2,7 +2,8 @@
 //! ([`MemoryLink`]) that splits, holds, corrupts and cuts what passes.
 
 use super::Stream;
-use crate::vector::{Gather, Scatter};
+use crate::pages::Pages;
+use crate::vector::{Gather, IoVecs, Scatter};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -110,6 +111,13 @@ impl Pipe {
     /// Whether a send would say anything but `WouldBlock`.
     fn can_send(&self) -> bool {
         self.end != End::Open || self.receiver_gone || self.silent || self.waiting() < self.capacity_bytes
+    }
+
+    /// Bytes that one call can send.
+    fn room(&self) -> usize {
+        let before_cut = self.cut.map_or(usize::MAX, |(at, _)| usize::try_from(at - self.sent).unwrap_or(usize::MAX));
+        let free = if self.silent { usize::MAX } else { self.capacity_bytes.saturating_sub(self.waiting()) };
+        self.max_per_call.min(before_cut).min(free)
     }
 
     fn reset(&mut self) {
@@ -235,6 +243,25 @@ impl Stream for MemoryStream {
         let sent = pipes[self.outgoing].send(from);
         cut_if_due(&mut pipes, self.outgoing);
         sent
+    }
+
+    fn send_pages(&mut self, pages: &mut Pages, _more: bool) -> io::Result<usize> {
+        let room = {
+            let pipe = &lock(&self.pair)[self.outgoing];
+            // Whatever is wrong with the connection, sending says so.
+            if pipe.end == End::Open && !pipe.receiver_gone { pipe.room() } else { 1 }
+        };
+        let mut list = IoVecs::new();
+        let mut gather = list.gather();
+        if room == 0 {
+            // What was planned for this very position happens now.
+            self.send(&gather)?;
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let mut bytes = vec![0; room.min(pages.held_bytes())];
+        let copied = pages.copy_to(&mut bytes)?;
+        gather.push(&bytes[..copied]);
+        self.send(&gather)
     }
 }
 

@@ -8,6 +8,7 @@ pub use listener::{BindError, Listener};
 pub use memory::{Cut, MemoryLink, MemoryStream, memory_pair};
 pub use tcp::{ConnectProgress, Connecting, TcpOptions, TcpStream};
 
+use crate::pages::Pages;
 use crate::vector::{Gather, Scatter};
 use std::io;
 
@@ -24,4 +25,18 @@ pub trait Stream: Send {
     /// # Errors
     /// `WouldBlock` when nothing could be taken; anything else ends the connection.
     fn send(&mut self, from: &Gather<'_>) -> io::Result<usize>;
+
+    /// As [`Self::send`], where more follows at once: it may be held back until then.
+    ///
+    /// # Errors
+    /// As of [`Self::send`].
+    fn send_before(&mut self, from: &Gather<'_>) -> io::Result<usize> {
+        self.send(from)
+    }
+
+    /// Sends pages of a file and tells how many bytes were taken; `more` follows at once.
+    ///
+    /// # Errors
+    /// As of [`Self::send`].
+    fn send_pages(&mut self, pages: &mut Pages, more: bool) -> io::Result<usize>;
 }

@@ -1,6 +1,7 @@
 //! TCP sockets that never block.
 
 use super::Stream;
+use crate::pages::Pages;
 use crate::sys::check_size;
 use crate::vector::{Gather, Scatter};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, socket, sockopt};
@@ -174,9 +175,23 @@ impl Stream for TcpStream {
     }
 
     fn send(&mut self, from: &Gather<'_>) -> io::Result<usize> {
+        self.send_with(from, 0)
+    }
+
+    fn send_before(&mut self, from: &Gather<'_>) -> io::Result<usize> {
+        self.send_with(from, libc::MSG_MORE)
+    }
+
+    fn send_pages(&mut self, pages: &mut Pages, more: bool) -> io::Result<usize> {
+        pages.splice_to(self.socket.as_fd(), more)
+    }
+}
+
+impl TcpStream {
+    fn send_with(&mut self, from: &Gather<'_>, flags: libc::c_int) -> io::Result<usize> {
         let pieces = from.as_iovecs();
         let message = header(pieces.as_ptr().cast_mut(), pieces.len());
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        let flags = flags | libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
         loop {
             // SAFETY: each piece came from a reference or a lease that outlives the call; sending only reads.
             let sent = unsafe { libc::sendmsg(self.socket.as_raw_fd(), &raw const message, flags) };
