@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Fate, NAME, Random, Script, builder, eventually, millis, secs};
+use common::{Fate, NAME, Random, Script, builder, engine, eventually, millis, secs};
 use nvferry_engine::metadata::memory::MemoryStore;
 use nvferry_engine::{
     Batch, Failure, FileBufferId, FileLimits, Memory, Request, SegmentId, TransferEngine, TransferState, WaitError,
@@ -218,4 +218,25 @@ fn one_batch_serves_many_submitters_and_waiters() {
         batch.reset().unwrap();
     }
     rig.finish();
+}
+
+#[test]
+fn a_wait_ends_when_all_have_ended_though_others_go_on_submitting() {
+    const THREADS: usize = 4;
+    const ROUNDS: usize = 2000;
+    let engine = engine(&Script::new());
+    let file = engine.register_local_file("/a", 1 << 20).unwrap();
+    let segment = engine.open_segment(NAME).unwrap();
+    let memory = engine.register_memory(vec![0; 4096]).unwrap();
+    let batch = engine.batch(THREADS * ROUNDS).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                for _ in 0..ROUNDS {
+                    batch.submit(&[Request::write(&memory, 0..512, segment, file, 0)]).unwrap();
+                    batch.wait(secs(60)).unwrap();
+                }
+            });
+        }
+    });
 }

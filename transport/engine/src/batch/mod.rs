@@ -175,8 +175,13 @@ impl Batch {
     /// [`WaitError::UnderWay`] when they have not by the deadline (which is the wait's; the requests go on until theirs),
     /// and [`WaitError::Failed`] when all have ended but not all completed.
     pub fn wait(&self, deadline: Deadline) -> Result<(), WaitError> {
-        self.wait_below(1, deadline);
-        self.verdict()
+        if self.wait_below(1, deadline) {
+            return self.verdict();
+        }
+        match self.shared.pending() as usize {
+            0 => self.verdict(),
+            pending => Err(WaitError::UnderWay { pending, submitted: self.submitted() }),
+        }
     }
 
     /// Waits until more than `seen` requests have ended, or all. Returns how many have.
@@ -229,14 +234,11 @@ impl Batch {
         Done { batch: self }
     }
 
+    /// What became of the requests, when all had ended; others may have been submitted since.
     fn verdict(&self) -> Result<(), WaitError> {
-        let (submitted, pending) = (self.submitted(), self.shared.pending() as usize);
-        if pending > 0 {
-            return Err(WaitError::UnderWay { pending, submitted });
-        }
         let failed = self.shared.failed() as usize;
         match self.shared.first_error().filter(|_| failed > 0) {
-            Some(first) => Err(WaitError::Failed { failed, submitted, first }),
+            Some(first) => Err(WaitError::Failed { failed, submitted: self.submitted(), first }),
             None => Ok(()),
         }
     }
