@@ -4,5 +4,6 @@
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libnvferry.so.0");
+    let major = env!("CARGO_PKG_VERSION_MAJOR");
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-soname,libnvferry.so.{major}");
 }

@@ -144,8 +144,20 @@ pub(crate) fn batch(handle: *mut c_void, id: u64) -> Result<Arc<HeldBatch>, Engi
     owned.map(|owned| Arc::clone(&owned.batch)).ok_or_else(|| no_batch(id))
 }
 
+/// A request's status can be seen a moment before its batch has counted it. Whoever has seen the last one shall find
+/// the batch done.
+fn settle(batch: &Batch) {
+    /// The other thread needs some instructions, if it is running.
+    const A_MOMENT: Duration = Duration::from_secs(1);
+    let has_ended = |request| batch.status(request).is_ok_and(|status| status.state.is_terminal());
+    if !batch.is_done() && (0..batch.submitted()).all(has_ended) {
+        let _counted = batch.wait(Deadline::after(A_MOMENT));
+    }
+}
+
 /// Frees a batch that no thread uses and of which no request is under way.
 pub(crate) fn free_batch(handle: *mut c_void, id: u64) -> Result<(), EngineError> {
+    settle(&*batch(handle, id)?);
     let mut batches = BATCHES.write();
     let owned = match batches.entry(id) {
         Entry::Occupied(owned) if owned.get().engine == handle.addr() as u64 => owned,
