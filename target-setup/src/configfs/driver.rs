@@ -50,8 +50,11 @@ struct Shared {
     roots: Roots,
     record: Record,
     subsystem: Nqn,
-    address: TransportId,
+    /// With the port that it really has, once it is set up.
+    address: Mutex<TransportId>,
     namespaces: Mutex<BTreeMap<u32, Offered>>,
+    /// Held while objects are made, and while all of them are taken down: that waits for a set-up that was given up.
+    changing: Mutex<()>,
     stopped: AtomicBool,
 }
 
@@ -87,55 +90,30 @@ impl NvmetTarget {
             // What others hold on to is used again where it fits.
             tracing::warn!(target: "nvferry::nvmet", error = %left, "what a dead process left is not all gone");
         }
-        let namespaces = std::mem::take(&mut spec.namespaces);
-        let any_port = spec.transport.trsvcid == 0 && spec.transport.trtype != TrType::Loop;
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            if any_port {
-                spec.transport.trsvcid = free_tcp_port(&spec.transport)?;
-            }
-            let others = others(&roots, &spec.subsystem);
-            let own = Snapshot { pid: None, alive: true, entries: record.entries() };
-            let result = Observed::look(&*tree, &spec.subsystem, &own, &others)
-                .and_then(|observed| {
-                    share_hosts(&spec, &observed, &*tree, &record)?;
-                    Ok(observed)
-                })
-                .and_then(|observed| plan::plan(&observed, &spec, options.port))
-                .and_then(|steps| Ok(step::apply_all(&steps, &*tree, &record)?));
-            let Err(error) = result else { break };
-            let undone = undo::run(&record, &*tree);
-            let outrun = match &error {
-                NvmetError::Step(failed) => was_outrun(failed, any_port),
-                NvmetError::PortTaken { .. } => any_port,
-                _ => false,
-            };
-            if !outrun || attempts == ATTEMPTS {
-                if undone.is_ok() {
-                    close(&record);
-                }
-                return Err(error.into());
-            }
-        }
-        let address = spec.transport.clone().with_subnqn(spec.subsystem.clone());
-        let shared = Shared {
-            tree,
-            roots,
-            record,
-            subsystem: spec.subsystem,
-            address,
-            namespaces: Mutex::default(),
-            stopped: AtomicBool::new(false),
-        };
+        let (subsystem, address) = (spec.subsystem.clone(), Mutex::new(spec.transport.clone()));
+        let (namespaces, stopped) = (Mutex::default(), AtomicBool::new(false));
+        let shared =
+            Shared { tree, roots, record, subsystem, address, namespaces, changing: Mutex::default(), stopped };
         // From here on dropping it takes everything down again.
         let target = Self { shared: Arc::new(shared) };
-        for namespace in namespaces {
-            target.add_namespace(namespace)?;
-        }
+        let shared = Arc::clone(&target.shared);
+        let infos =
+            spec.namespaces.iter_mut().map(|namespace| shared.prepare(namespace)).collect::<Result<Vec<_>, _>>()?;
+        within(Instant::now() + ADD_TIME, "setting up the kernel's target".to_owned(), move || {
+            let _changing = shared.changing();
+            shared.set_up(spec, options.port)
+        })?;
+        infos.iter().for_each(tell);
         tracing::info!(target: "nvferry::nvmet", address = %target.address(), "the kernel's target is set up");
         Ok(Arc::new(target))
     }
+}
+
+fn tell(info: &NamespaceInfo) {
+    tracing::info!(
+        target: "nvferry::nvmet", nsid = info.nsid.0, path = %info.path.display(), size_bytes = info.size_bytes,
+        block_bytes = info.block_bytes, direct = info.direct, "namespace offered"
+    );
 }
 
 /// Hosts that another of our engines made are removed by whichever of us ends last, so they stand in both records.
@@ -190,6 +168,56 @@ impl Shared {
         self.namespaces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does the plan, anew where another program was quicker.
+    fn set_up(&self, mut spec: TargetSpec, options: PortOptions) -> Result<(), TargetError> {
+        let (tree, record) = (&*self.tree, &self.record);
+        let any_port = spec.transport.trsvcid == 0 && spec.transport.trtype != TrType::Loop;
+        for attempt in 1.. {
+            if any_port {
+                spec.transport.trsvcid = free_tcp_port(&spec.transport)?;
+            }
+            let others = others(&self.roots, &spec.subsystem);
+            let own = Snapshot { pid: None, alive: true, entries: record.entries() };
+            let result = Observed::look(tree, &spec.subsystem, &own, &others)
+                .and_then(|observed| {
+                    share_hosts(&spec, &observed, tree, record)?;
+                    plan::plan(&observed, &spec, options)
+                })
+                .and_then(|steps| Ok(step::apply_all(&steps, tree, record)?));
+            let Err(error) = result else { break };
+            let outrun = match &error {
+                NvmetError::Step(failed) => was_outrun(failed, any_port),
+                NvmetError::PortTaken { .. } => any_port,
+                _ => false,
+            };
+            if !outrun || attempt == ATTEMPTS || undo::run(record, tree).is_err() {
+                return Err(error.into());
+            }
+        }
+        spec.namespaces.iter().for_each(|namespace| guard::mark_served(&namespace.path));
+        *self.address.lock().unwrap_or_else(PoisonError::into_inner) = spec.transport;
+        Ok(())
+    }
+
+    /// Looks at what shall be offered, and reserves it.
+    fn prepare(&self, spec: &mut NamespaceSpec) -> Result<NamespaceInfo, TargetError> {
+        if spec.nsid.0 == 0 || spec.nsid.0 == u32::MAX {
+            return Err(TargetError::InvalidNsid { path: spec.path.clone(), nsid: spec.nsid, max: u32::MAX - 1 });
+        }
+        let (info, identity) = backing::examine(spec, &self.subsystem, &self.roots)?;
+        let claim = guard::check(spec, &guard::Machine::at(&self.roots.proc, &self.roots.sys))?;
+        self.reserve(&info, identity, claim)?;
+        // The kernel opens it by this path, and as seen from the thread that writes it.
+        if let Ok(path) = std::path::absolute(&spec.path) {
+            spec.path = path;
+        }
+        Ok(info)
+    }
+
     /// Reserves the id and the file. They are given back when the kernel refuses.
     fn reserve(&self, info: &NamespaceInfo, identity: Identity, claim: Claim) -> Result<(), TargetError> {
         let path = || info.path.clone();
@@ -231,29 +259,22 @@ impl TargetDriver for NvmetTarget {
         if shared.stopped.load(Ordering::Acquire) {
             return Err(TargetError::Stopped);
         }
-        if spec.nsid.0 == 0 || spec.nsid.0 == u32::MAX {
-            return Err(TargetError::InvalidNsid { path: spec.path, nsid: spec.nsid, max: u32::MAX - 1 });
-        }
-        let (info, identity) = backing::examine(&spec, &shared.subsystem, &shared.roots)?;
-        let claim = guard::check(&spec, &guard::Machine::at(&shared.roots.proc, &shared.roots.sys))?;
-        shared.reserve(&info, identity, claim)?;
-        // The kernel opens it by this path, and as seen from the thread that writes it.
-        spec.path = std::path::absolute(&spec.path).unwrap_or(spec.path);
+        let info = shared.prepare(&mut spec)?;
         let nsid = info.nsid;
         let action = format!("offering namespace {nsid} ({})", info.path.display());
         let adder = Arc::clone(&shared);
         within(Instant::now() + ADD_TIME, action, move || {
-            let result = adder.add(&spec);
+            let _changing = adder.changing();
+            // Stopped meanwhile, and all is taken down.
+            let stopped = adder.stopped.load(Ordering::Acquire);
+            let result = if stopped { Err(TargetError::Stopped) } else { adder.add(&spec).map_err(Into::into) };
             match &result {
                 Ok(()) => guard::mark_served(&spec.path),
                 Err(_) => drop(adder.namespaces().remove(&nsid.0)),
             }
             result
         })?;
-        tracing::info!(
-            target: "nvferry::nvmet", nsid = nsid.0, path = %info.path.display(), size_bytes = info.size_bytes,
-            block_bytes = info.block_bytes, direct = info.direct, "namespace offered"
-        );
+        tell(&info);
         Ok(info)
     }
 
@@ -277,12 +298,13 @@ impl TargetDriver for NvmetTarget {
                     }
                 }
             }
-            Ok(result?)
+            result.map_err(NvmetError::from)
         })
     }
 
     fn address(&self) -> TransportId {
-        self.shared.address.clone()
+        let address = self.shared.address.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        address.with_subnqn(self.shared.subsystem.clone())
     }
 
     /// configfs tells nothing of hosts and I/O: the lists of controllers and the counters are empty.
@@ -306,10 +328,11 @@ impl TargetDriver for NvmetTarget {
         }
         let shared = Arc::clone(&self.shared);
         within(deadline, "taking down the kernel's target".to_owned(), move || {
+            let _changing = shared.changing();
             undo::run(&shared.record, &*shared.tree).map_err(NvmetError::Left)?;
             shared.namespaces().clear();
             close(&shared.record);
-            Ok(())
+            Ok::<_, NvmetError>(())
         })
     }
 }
@@ -323,10 +346,10 @@ impl Drop for NvmetTarget {
 }
 
 /// Does something that the kernel may take long for, in a thread of its own; it goes on beyond the deadline.
-fn within(
+fn within<E: Into<TargetError> + Send + 'static>(
     deadline: Instant,
     action: String,
-    work: impl FnOnce() -> Result<(), NvmetError> + Send + 'static,
+    work: impl FnOnce() -> Result<(), E> + Send + 'static,
 ) -> Result<(), TargetError> {
     let (done, wait) = mpsc::sync_channel(1);
     let run = move || {
@@ -336,7 +359,7 @@ fn within(
     let thread = std::thread::Builder::new().name("nvf-nvmet".into()).spawn(run);
     thread.map_err(|source| TargetError::Os { action: "start a thread", source })?;
     match wait.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-        Ok(result) => Ok(result?),
+        Ok(result) => result.map_err(Into::into),
         Err(RecvTimeoutError::Timeout) => Err(NvmetError::Slow { action }.into()),
         Err(RecvTimeoutError::Disconnected) => {
             Err(TargetError::Os { action: "configure nvmet", source: std::io::Error::other("its thread ended early") })

@@ -6,8 +6,8 @@ use nvferry_engine::error::ErrorKind;
 use nvferry_engine::{EngineError, FileBufferDesc, FileBufferId, SegmentDesc};
 use nvferry_target::configfs::NvmetError;
 use nvferry_target::{
-    AllowedHosts, NamespaceSpec, NvmetOptions, NvmetTarget, TargetDriver, TargetError, TargetSpec, UserspaceOptions,
-    UserspaceTarget,
+    AllowedHosts, NamespaceInfo, NamespaceSpec, NvmetOptions, NvmetTarget, TargetDriver, TargetError, TargetSpec,
+    UserspaceOptions, UserspaceTarget,
 };
 use nvferry_wire::{Nqn, Nsid, TransportId};
 use parking_lot::Mutex;
@@ -16,9 +16,6 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-
-/// How long a target that was started for nothing has to go again.
-const GIVE_UP_TIME: Duration = Duration::from_secs(2);
 
 /// The target that an engine of this name would start if its transport were installed with this text: with the namespaces
 /// of these files, in this order, numbered from 1.
@@ -89,24 +86,16 @@ impl Offer {
         };
         let namespace = self.namespace(Nsid(id.0), path, size_bytes);
         let mut target = self.target.lock();
-        let running = match &*target {
-            Some(target) => Arc::clone(target),
-            None => self.start(listen, subnqn)?,
+        let running = target.clone();
+        let info = match &running {
+            Some(running) => running.add_namespace(namespace),
+            None => self.start(listen, subnqn, namespace).map(|(started, info)| {
+                *target = Some(started);
+                info
+            }),
         };
-        match running.add_namespace(namespace) {
-            Ok(info) => {
-                *target = Some(running);
-                let path = path.to_string_lossy();
-                Ok(FileBufferDesc::new(id, path, info.size_bytes, info.block_bytes.into()))
-            }
-            Err(error) => {
-                // A target that was started for nothing leaves nothing behind.
-                if target.is_none() {
-                    let _ = running.stop(Instant::now() + GIVE_UP_TIME);
-                }
-                Err(engine_error(&error))
-            }
-        }
+        let info = info.map_err(|error| engine_error(&error))?;
+        Ok(FileBufferDesc::new(id, path.to_string_lossy(), info.size_bytes, info.block_bytes.into()))
     }
 
     /// The target, without files.
@@ -120,20 +109,29 @@ impl Offer {
         NamespaceSpec { direct, overwrite, ..NamespaceSpec::new(nsid, path, size_bytes) }
     }
 
-    fn start(&self, listen: &TransportId, subnqn: &Nqn) -> Result<Arc<dyn TargetDriver>, EngineError> {
-        let spec = self.spec(listen, subnqn);
+    /// Starts the target with its first file: no host shall find it without any.
+    fn start(
+        &self,
+        listen: &TransportId,
+        subnqn: &Nqn,
+        first: NamespaceSpec,
+    ) -> Result<(Arc<dyn TargetDriver>, NamespaceInfo), TargetError> {
+        let mut spec = self.spec(listen, subnqn);
+        let nsid = first.nsid;
+        spec.namespaces.push(first);
         let target: Arc<dyn TargetDriver> = match self.driver {
             TargetDriverKind::Userspace => {
                 let mut options = UserspaceOptions::default();
                 options.spin = self.spin;
-                UserspaceTarget::start(spec, options).map_err(|error| engine_error(&error))?
+                UserspaceTarget::start(spec, options)?
             }
-            TargetDriverKind::Nvmet => {
-                NvmetTarget::start(spec, NvmetOptions::default()).map_err(|error| engine_error(&error))?
-            }
+            TargetDriverKind::Nvmet => NvmetTarget::start(spec, NvmetOptions::default())?,
         };
         tracing::info!(target: "nvferry::target", address = %target.address(), "serving");
-        Ok(target)
+        match target.status().namespaces.into_iter().find(|it| it.info.nsid == nsid) {
+            Some(offered) => Ok((target, offered.info)),
+            None => Err(TargetError::UnknownNamespace { nsid }),
+        }
     }
 
     /// Takes a file back.
