@@ -5,7 +5,7 @@ use crate::output::size;
 use anyhow::{Context, Result, anyhow, bail};
 use std::collections::HashMap;
 use std::fs::OpenOptions;
-use std::io::{Seek, SeekFrom};
+use std::io::{ErrorKind, Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -108,11 +108,14 @@ fn check_one(arg: &FileArg) -> Result<(LocalFile, Identity)> {
     if !kind.is_file() && !kind.is_block_device() {
         bail!("cannot serve {shown}: it is neither a regular file nor a block device");
     }
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .with_context(|| format!("cannot serve {shown}: it cannot be opened for reading and writing"))?;
+    let open = |write| OpenOptions::new().read(true).write(write).open(path);
+    let opened = match open(true) {
+        // So says the kernel of a mounted device. The engine finds out and tells what holds it.
+        Err(error) if error.kind() == ErrorKind::ResourceBusy => open(false),
+        opened => opened,
+    };
+    let mut file =
+        opened.with_context(|| format!("cannot serve {shown}: it cannot be opened for reading and writing"))?;
     let there_bytes = file.seek(SeekFrom::End(0)).with_context(|| format!("cannot tell the size of {shown}"))?;
     if there_bytes == 0 {
         bail!("cannot serve {shown}: it is empty");

@@ -80,7 +80,7 @@ for call in mkdir symlink write; do
     recovered "a kill while serving"
     say "set-up: killed at each of $((k - 1)) $call"
 done
-[ $killed -ge 40 ] || fail "only $killed kills: the set-up has more steps"
+[ $killed -ge 30 ] || fail "only $killed kills: the set-up has more steps"
 
 # killed_in_teardown CALL K
 killed_in_teardown() {

@@ -5,6 +5,7 @@ use super::modules::Roots;
 use crate::desired::NamespaceSpec;
 use crate::driver::NamespaceInfo;
 use crate::error::TargetError;
+use crate::guard::{self, Machine};
 use nvferry_io::file::{FileOptions, IoFile};
 use nvferry_wire::Nqn;
 use std::fs;
@@ -37,7 +38,10 @@ pub(super) fn examine(
         return Err(unfit("nvmet takes no path with line breaks, blanks at its end, or other than UTF-8".into()));
     }
     // Opened as nvmet will open it, so that what is wrong is told in clear words.
-    let file = IoFile::open(&path, FileOptions { direct: spec.direct, write: true }).map_err(in_file)?;
+    let file = IoFile::open(&path, FileOptions { direct: spec.direct, write: true }).map_err(|source| {
+        let held = guard::why_not_opened(spec, &Machine::at(&roots.proc, &roots.sys));
+        held.map_or_else(|| in_file(source), TargetError::from)
+    })?;
     if spec.direct && !file.is_direct() {
         return Err(unfit("its file system has no Direct I/O; ask for buffered I/O with direct=off".into()));
     }

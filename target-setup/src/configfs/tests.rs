@@ -142,6 +142,11 @@ fn p09_killed_at_any_step_the_next_start_works_and_others_are_untouched() {
         machine.nvmet.set_fault(Some(fault));
         assert!(life(&machine).is_err(), "{fault:?}");
         machine.nvmet.set_fault(None);
+        // No host finds it without its files, neither before nor after.
+        let dump = machine.nvmet.dump("");
+        if dump.contains(&format!("/subsystems/{NQN} -> ")) {
+            assert!(dump.contains(&format!("{NQN}/namespaces/3/enable = 1")), "{fault:?}: {dump}");
+        }
         let target = machine.start(machine.spec()).unwrap_or_else(|error| panic!("{fault:?}: {error}"));
         assert!(machine.nvmet.exists(&format!("{}/subsystems/{NQN}", machine.port())), "{fault:?}");
         assert_eq!(machine.nvmet.list("ports").unwrap().len(), 2, "{fault:?}: a port was left");

@@ -140,6 +140,12 @@ pub fn check(spec: &NamespaceSpec, machine: &Machine) -> Result<Claim, GuardErro
     }
 }
 
+/// Why something cannot be opened, if that is because of what it holds: the kernel itself lets nobody write to a device
+/// that is mounted.
+pub(crate) fn why_not_opened(spec: &NamespaceSpec, machine: &Machine) -> Option<GuardError> {
+    check(spec, machine).err().filter(|error| matches!(error, GuardError::Holds { .. }))
+}
+
 /// Marks a regular file as offered, so that what hosts write to it does not stand in the way of offering it again.
 pub fn mark_served(path: &Path) {
     if !fs::metadata(path).is_ok_and(|meta| meta.is_file()) {

@@ -72,7 +72,10 @@ impl Namespace {
         let path = || spec.path.clone();
         let in_file = |source| TargetError::File { nsid: spec.nsid, source };
         let options = FileOptions { direct: spec.direct, write: !spec.read_only };
-        let file = IoFile::open(&spec.path, options).map_err(in_file)?;
+        let file = IoFile::open(&spec.path, options).map_err(|source| {
+            let held = guard::why_not_opened(spec, &Machine::default());
+            held.map_or_else(|| in_file(source), TargetError::from)
+        })?;
         let available_bytes = file.size_bytes().map_err(in_file)?;
         if available_bytes == 0 {
             return Err(TargetError::Empty { path: path() });
