@@ -3,7 +3,8 @@
 # Host: kernel
 # Needs: nvme mkfs.xfs xfs_repair
 # Kernel: qemu
-modules nvme-tcp xfs
+# xfs asks for it by an alias that modprobe alone does not follow.
+modules crc32c_generic libcrc32c nvme-tcp xfs
 start_metadata
 truncate -s 320M $scratch/image
 start_target t 4420 --file $scratch/image
