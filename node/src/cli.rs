@@ -178,6 +178,12 @@ pub(crate) struct OfferArgs {
     /// itself (then no one else may read the file) [default: every host]
     #[arg(long, alias = "allowed_hosts", env = "NVFERRY_ALLOWED_HOSTS", value_name = "FILE")]
     pub(crate) allowed_hosts: Option<String>,
+    /// With the kernel's target: bytes of data that a command's capsule may bring [default: the kernel's]
+    #[arg(long, alias = "inline_data_bytes", value_name = "BYTES")]
+    pub(crate) inline_data_bytes: Option<u32>,
+    /// With the kernel's target: the most entries of a queue [default: the kernel's]
+    #[arg(long, alias = "max_queue_entries", value_name = "N")]
+    pub(crate) max_queue_entries: Option<u32>,
 }
 
 /// A new secret.

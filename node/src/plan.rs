@@ -11,9 +11,10 @@ use serde_json::json;
 pub(crate) fn run(args: &PlanArgs) -> Result<()> {
     let offer = &args.offer;
     let files = target::wanted(offer)?.into_iter().map(|file| (file.path, file.size_bytes));
-    let spec = desired_target(&args.server_name, &target::transport_text(offer)?, files)?;
+    let text = format!("{} target_driver=nvmet", target::transport_text(offer)?);
+    let (spec, options) = desired_target(&args.server_name, &text, files)?;
     let roots = Roots::other(&args.configfs_root, &args.record_dir);
-    let preview = preview(&spec, &NvmetOptions { roots, ..NvmetOptions::default() })?;
+    let preview = preview(&spec, &NvmetOptions { roots, ..options })?;
     say(&if args.json { as_json(&preview) } else { as_text(&preview) })
 }
 

@@ -97,6 +97,8 @@ pub(crate) fn transport_text(args: &OfferArgs) -> Result<String> {
     words.extend(args.subnqn.as_ref().map(|subnqn| format!("subnqn={subnqn}")));
     words.extend(args.direct.as_ref().map(|direct| format!("direct={direct}")));
     words.extend(args.overwrite.then(|| "overwrite=on".to_owned()));
+    words.extend(args.inline_data_bytes.map(|bytes| format!("inline_data_bytes={bytes}")));
+    words.extend(args.max_queue_entries.map(|entries| format!("max_queue_entries={entries}")));
     words.extend(args.allowed_hosts.as_ref().map(|file| format!("allowed_hosts_file={file}")));
     // A blank within a value would be read as the next word.
     match words.iter().find(|word| word.contains(char::is_whitespace)) {

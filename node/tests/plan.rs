@@ -41,6 +41,23 @@ fn a_plan_lists_what_would_be_made_and_makes_nothing() {
 }
 
 #[test]
+fn a_plan_has_what_is_chosen_about_the_port() {
+    let dir = tempfile::tempdir().unwrap();
+    nvmet(dir.path());
+    let (status, out, err) = plan(dir.path(), &["--inline-data-bytes", "8192", "--max-queue-entries", "64"]);
+    assert_eq!(status, 0, "{err}");
+    for (attribute, value) in [("param_inline_data_size", "8192"), ("param_max_queue_size", "64")] {
+        assert!(out.lines().any(|line| line.contains(attribute) && line.contains(value)), "{attribute}: {out}");
+    }
+    let data = dir.path().join("data");
+    let args =
+        ["target", "--server-name", "a", "--metadata-server", "memory:a", "--inline-data-bytes", "8192", "--file"];
+    let (status, _, err) = run(&[&args[..], &[data.to_str().unwrap()]].concat());
+    assert_eq!(status, 1);
+    assert!(err.contains("target_driver=nvmet"), "{err}");
+}
+
+#[test]
 fn a_plan_in_json_has_each_step() {
     let dir = tempfile::tempdir().unwrap();
     nvmet(dir.path());

@@ -5,7 +5,7 @@
 //! this room stands beside it, so that the codec needs no cryptography. Hashes, big numbers and comparisons
 //! are RustCrypto's and take the same time for every secret.
 //!
-//! - [`Secret`]: what both sides know, in the `DHHC-1:` text form; [`file`]: where people keep it.
+//! - [`Secret`]: what both sides know, in the `DHHC-1:` text form; [`mod@file`]: where people keep it.
 //! - [`ControllerExchange`] and [`HostExchange`]: the two sides, message by message.
 //! - `response`, `group`, `hash`: what both compute alike.
 

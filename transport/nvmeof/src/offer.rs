@@ -4,7 +4,7 @@ use crate::config::{Environment, NvmeofOptions, Settings, TargetDriverKind};
 use crate::trid;
 use nvferry_engine::error::ErrorKind;
 use nvferry_engine::{EngineError, FileBufferDesc, FileBufferId, SegmentDesc};
-use nvferry_target::configfs::NvmetError;
+use nvferry_target::configfs::{NvmetError, PortOptions};
 use nvferry_target::{
     AllowedHosts, NamespaceInfo, NamespaceSpec, NvmetOptions, NvmetTarget, TargetDriver, TargetError, TargetSpec,
     UserspaceOptions, UserspaceTarget,
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The target that an engine of this name would start if its transport were installed with this text: with the namespaces
-/// of these files, in this order, numbered from 1.
+/// of these files, in this order, numbered from 1; and how the kernel would be asked to do it.
 ///
 /// # Errors
 /// The text or the environment cannot be understood, or the text has no address to listen on.
@@ -26,14 +26,14 @@ pub fn desired_target(
     server_name: &str,
     text: &str,
     files: impl IntoIterator<Item = (PathBuf, u64)>,
-) -> Result<TargetSpec, EngineError> {
+) -> Result<(TargetSpec, NvmetOptions), EngineError> {
     let settings = Settings::resolve(NvmeofOptions::new(), Some(text), &Environment::read()?, server_name)?;
     let offer = Offer::new(&settings, server_name);
     let Some((listen, subnqn)) = &offer.listen else { return Err(nowhere_to_listen("files")) };
     let mut spec = offer.spec(listen, subnqn);
     let namespace = |(id, (path, size_bytes))| offer.namespace(Nsid(id), path, size_bytes);
     spec.namespaces = (1..).zip(files).map(namespace).collect();
-    Ok(spec)
+    Ok((spec, offer.nvmet_options()))
 }
 
 fn nowhere_to_listen(what: impl Display) -> EngineError {
@@ -52,6 +52,7 @@ pub(crate) struct Offer {
     direct: bool,
     overwrite: bool,
     spin: Duration,
+    port: PortOptions,
     /// The address in the server name: what hosts use where the target listens on all of them.
     public_address: Option<IpAddr>,
     /// Started with the first file.
@@ -61,7 +62,7 @@ pub(crate) struct Offer {
 impl Offer {
     pub(crate) fn new(settings: &Settings, server_name: &str) -> Self {
         let listen = settings.offer.clone().and_then(|trid| trid.subnqn.clone().map(|subnqn| (trid, subnqn)));
-        let Settings { target_driver: driver, direct, overwrite, spin, .. } = *settings;
+        let Settings { target_driver: driver, direct, overwrite, spin, port, .. } = *settings;
         Self {
             listen,
             driver,
@@ -69,6 +70,7 @@ impl Offer {
             direct,
             overwrite,
             spin,
+            port,
             public_address: address_in(server_name),
             target: Mutex::new(None),
         }
@@ -98,6 +100,10 @@ impl Offer {
         Ok(FileBufferDesc::new(id, path.to_string_lossy(), info.size_bytes, info.block_bytes.into()))
     }
 
+    fn nvmet_options(&self) -> NvmetOptions {
+        NvmetOptions { port: self.port, ..NvmetOptions::default() }
+    }
+
     /// The target, without files.
     fn spec(&self, listen: &TransportId, subnqn: &Nqn) -> TargetSpec {
         let allowed_hosts = self.allowed_hosts.clone();
@@ -125,7 +131,7 @@ impl Offer {
                 options.spin = self.spin;
                 UserspaceTarget::start(spec, options)?
             }
-            TargetDriverKind::Nvmet => NvmetTarget::start(spec, NvmetOptions::default())?,
+            TargetDriverKind::Nvmet => NvmetTarget::start(spec, self.nvmet_options())?,
         };
         tracing::info!(target: "nvferry::target", address = %target.address(), "serving");
         match target.status().namespaces.into_iter().find(|it| it.info.nsid == nsid) {

@@ -13,6 +13,7 @@ use nvferry_auth::file::SecretFileError;
 use nvferry_engine::EngineError;
 use nvferry_engine::error::ErrorKind;
 use nvferry_target::AllowedHosts;
+use nvferry_target::configfs::PortOptions;
 use nvferry_wire::pdu::Digests;
 use nvferry_wire::trid::TridError;
 use nvferry_wire::{HostId, Nqn, TransportId};
@@ -113,6 +114,11 @@ pub enum OptionsError {
     /// A target is to prove itself, and this host has nothing to prove itself with.
     #[error("a controller secret was given and no secret: targets prove themselves only to hosts that do; give both")]
     ControllerSecretAlone,
+    /// A setting of the kernel's port, with another target.
+    #[error(
+        "inline_data_bytes and max_queue_entries are settings of the kernel's target: use them with target_driver=nvmet"
+    )]
+    NotNvmet,
     /// No subsystem name can be made of the server name.
     #[error("no subsystem name can be made of the server name {server_name:?} ({why}); give subnqn=")]
     ServerName {
@@ -161,6 +167,7 @@ pub struct NvmeofOptions {
     pub(crate) host_nqn: Option<Nqn>,
     pub(crate) host_id: Option<HostId>,
     pub(crate) spin: Option<Duration>,
+    pub(crate) port: PortOptions,
     pub(crate) ctrl_loss_tmo_s: Option<i32>,
     pub(crate) reconnect_delay_s: Option<u32>,
     pub(crate) secret: Option<Secret>,
@@ -253,6 +260,13 @@ impl NvmeofOptions {
         self
     }
 
+    /// What is chosen about the port of the kernel's target (`target_driver` [`Nvmet`](TargetDriverKind::Nvmet) only).
+    #[must_use]
+    pub fn port(mut self, port: PortOptions) -> Self {
+        self.port = port;
+        self
+    }
+
     /// The longest that a worker looks for completions before it sleeps; zero turns spinning off.
     #[must_use]
     pub fn spin(mut self, limit: Duration) -> Self {
@@ -312,6 +326,10 @@ impl NvmeofOptions {
             host_nqn: self.host_nqn.or(other.host_nqn),
             host_id: self.host_id.or(other.host_id),
             spin: self.spin.or(other.spin),
+            port: PortOptions {
+                inline_data_bytes: self.port.inline_data_bytes.or(other.port.inline_data_bytes),
+                max_queue_entries: self.port.max_queue_entries.or(other.port.max_queue_entries),
+            },
             ctrl_loss_tmo_s: self.ctrl_loss_tmo_s.or(other.ctrl_loss_tmo_s),
             reconnect_delay_s: self.reconnect_delay_s.or(other.reconnect_delay_s),
             secret: self.secret.or(other.secret),
@@ -337,6 +355,8 @@ pub(crate) struct Settings {
     pub(crate) overwrite: bool,
     /// The longest that a worker looks for completions before it sleeps.
     pub(crate) spin: Duration,
+    /// What is chosen about the kernel's port.
+    pub(crate) port: PortOptions,
     pub(crate) host: HostSettings,
     pub(crate) kernel: KernelSettings,
 }
@@ -385,6 +405,9 @@ impl Settings {
     ) -> Result<Self, OptionsError> {
         let keys = text.map_or_else(|| Ok(NvmeofOptions::default()), text::parse)?;
         let options = flags.or(keys);
+        if options.port != PortOptions::default() && options.target_driver != Some(TargetDriverKind::Nvmet) {
+            return Err(OptionsError::NotNvmet);
+        }
         let offer = options.trid.map(|trid| with_subnqn(trid, server_name)).transpose()?;
         if options.host_driver == Some(HostDriver::Kernel) && !cfg!(feature = "libnvme") {
             let why = crate::host::NO_KERNEL_DRIVER;
@@ -406,6 +429,7 @@ impl Settings {
             direct: options.direct.or(environment.direct).unwrap_or(true),
             overwrite: options.overwrite.unwrap_or(false),
             spin: options.spin.unwrap_or(Duration::ZERO),
+            port: options.port,
             host: HostSettings {
                 host_nqn: options.host_nqn.unwrap_or_else(|| Nqn::from_uuid(host_id.0)),
                 host_id,
@@ -456,6 +480,16 @@ mod tests {
 
     fn resolve(flags: NvmeofOptions, text: Option<&str>, environment: Environment) -> Result<Settings, OptionsError> {
         Settings::resolve(flags, text, &environment, "10.0.0.7:8081")
+    }
+
+    #[test]
+    fn settings_of_the_kernels_port_are_for_the_kernels_target() {
+        let text = "traddr=127.0.0.1 inline_data_bytes=8192";
+        let error = resolve(NvmeofOptions::new(), Some(text), Environment::default()).unwrap_err();
+        assert_eq!(error, OptionsError::NotNvmet);
+        let text = format!("{text} target_driver=nvmet");
+        let settings = resolve(NvmeofOptions::new(), Some(&text), Environment::default()).unwrap();
+        assert_eq!(settings.port, PortOptions { inline_data_bytes: Some(8192), max_queue_entries: None });
     }
 
     #[test]

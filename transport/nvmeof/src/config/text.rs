@@ -32,6 +32,8 @@ const KEYS: &[&str] = &[
     "dhchap_secret_file",
     "dhchap_ctrl_secret_file",
     "allowed_hosts_file",
+    "inline_data_bytes",
+    "max_queue_entries",
 ];
 
 /// Reads the whole text. Keys are read regardless of case; each may stand once.
@@ -92,6 +94,14 @@ fn set(options: &mut NvmeofOptions, key: &'static str, value: &str) -> Result<()
         "ddgst" => options.data_digest = Some(on_off(key, value)?),
         "direct" => options.direct = Some(on_off(key, value)?),
         "overwrite" => options.overwrite = Some(on_off(key, value)?),
+        "inline_data_bytes" => {
+            let bytes = number(key, value, 0, 1 << 20, "a number of bytes from 0 to 1048576")?;
+            options.port.inline_data_bytes = Some(bytes as u32);
+        }
+        "max_queue_entries" => {
+            let entries = number(key, value, 16, 1024, "a number from 16 to 1024")?;
+            options.port.max_queue_entries = Some(entries as u16);
+        }
         "kato_ms" => {
             let ms = number(key, value, 100, 3_600_000, "a number of milliseconds from 100 to 3600000")?;
             options.kato = Some(Duration::from_millis(ms));
@@ -160,6 +170,7 @@ fn uuid(text: &str) -> Option<HostId> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nvferry_target::configfs::PortOptions;
     use std::os::unix::fs::PermissionsExt;
 
     #[test]
@@ -180,7 +191,7 @@ mod tests {
                     trtype=tcp adrfam=ipv4 traddr=127.0.0.1 trsvcid=0 host_driver=local target_driver=nvmet workers=3 \
                     queue_depth=64 hdgst=on ddgst=yes direct=off overwrite=on kato_ms=2000 hostnqn=nqn.2020-01.org.example:h \
                     hostid=00000000-0000-0000-0000-0000000000ff spin_us=20 ctrl_loss_tmo_s=-1 \
-                    reconnect_delay_s=2"
+                    reconnect_delay_s=2 inline_data_bytes=4096 max_queue_entries=64"
         );
         let options = parse(text).unwrap();
         let expected = NvmeofOptions {
@@ -197,6 +208,7 @@ mod tests {
             host_nqn: Some(Nqn::new("nqn.2020-01.org.example:h").unwrap()),
             host_id: Some(HostId(0xff_u128.to_be_bytes())),
             spin: Some(Duration::from_micros(20)),
+            port: PortOptions { inline_data_bytes: Some(4096), max_queue_entries: Some(64) },
             ctrl_loss_tmo_s: Some(-1),
             reconnect_delay_s: Some(2),
             allowed_hosts: Some(AllowedHosts::Only(vec![AllowedHost {
