@@ -120,8 +120,10 @@ impl BufferPool {
                 state.stats.allocations += 1;
             }
             state.stats.in_use_bytes += size;
-            state.recent_peak_bytes = state.recent_peak_bytes.max(state.stats.in_use_bytes);
-            state.stats.peak_bytes = state.stats.peak_bytes.max(state.stats.in_use_bytes);
+            if state.stats.in_use_bytes > state.recent_peak_bytes {
+                state.recent_peak_bytes = state.stats.in_use_bytes;
+                state.stats.peak_bytes = state.stats.peak_bytes.max(state.recent_peak_bytes);
+            }
             idle
         };
         let buffer = idle.unwrap_or_else(|| AlignedBuf::pages(size));
