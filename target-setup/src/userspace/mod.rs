@@ -35,6 +35,9 @@ mod placement;
 mod reactor;
 mod receive;
 mod send;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation;
 mod subsystem;
 mod table;
 mod target;

@@ -182,7 +182,7 @@ impl Drop for UserspaceTarget {
     }
 }
 
-fn open(subsystem: &Subsystem, spec: &NamespaceSpec) -> Result<NamespaceInfo, TargetError> {
+pub(super) fn open(subsystem: &Subsystem, spec: &NamespaceSpec) -> Result<NamespaceInfo, TargetError> {
     if !(1..=limits::MAX_NSID).contains(&spec.nsid.0) {
         return Err(TargetError::InvalidNsid { path: spec.path.clone(), nsid: spec.nsid, max: limits::MAX_NSID });
     }

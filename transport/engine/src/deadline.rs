@@ -1,5 +1,6 @@
 //! A point in time by which something must have ended.
 
+use nvferry_io::clock;
 use std::time::{Duration, Instant};
 
 /// By when a call returns, or a request ends. Every wait in the engine has one.
@@ -13,7 +14,7 @@ impl Deadline {
     /// This long from now, and at most a year.
     #[must_use]
     pub fn after(duration: Duration) -> Self {
-        Self(Instant::now() + duration.min(A_YEAR))
+        Self(clock::now() + duration.min(A_YEAR))
     }
 
     /// At this instant.
@@ -31,7 +32,7 @@ impl Deadline {
     /// How long is left; zero when it has passed.
     #[must_use]
     pub fn remaining(self) -> Duration {
-        self.0.saturating_duration_since(Instant::now())
+        self.0.saturating_duration_since(clock::now())
     }
 
     /// Halfway from now: for the first of two steps, so that the second has time, too.

@@ -10,10 +10,12 @@
 //! - [`stream`]: a connected, non-blocking byte stream; TCP and an in-memory twin.
 //! - [`poller`]: readiness of sockets and engines, and wake-ups from other threads.
 //! - [`mod@file`]: an open file or block device, with the alignment that it really has.
+//! - [`clock`]: what time it is.
 //! - [`engine`]: file I/O behind one trait; io_uring, libaio and threads, and wrappers that inject faults or count.
 
 #![allow(unsafe_code)]
 
+pub mod clock;
 mod copy;
 pub mod engine;
 pub mod file;
@@ -21,6 +23,9 @@ pub mod memory;
 pub mod pages;
 pub mod poller;
 pub mod pool;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation;
 pub mod stream;
 mod sys;
 pub mod vector;

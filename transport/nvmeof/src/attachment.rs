@@ -135,6 +135,10 @@ impl Latch {
 
     /// Waits until nothing is left, or the deadline; tells whether nothing is.
     pub(crate) fn wait(&self, deadline: Instant) -> bool {
+        #[cfg(feature = "simulation")]
+        if crate::simulation::wait(deadline, || *self.left.lock() == 0) {
+            return *self.left.lock() == 0;
+        }
         let mut left = self.left.lock();
         while *left > 0 {
             if self.done.wait_until(&mut left, deadline).timed_out() {

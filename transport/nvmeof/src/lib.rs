@@ -24,6 +24,9 @@ mod offer;
 mod remote;
 #[cfg(test)]
 mod remote_tests;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation;
 pub mod status;
 #[cfg(test)]
 mod testing;

@@ -14,6 +14,7 @@ use nvferry_engine::error::ErrorKind;
 use nvferry_engine::{
     EngineError, Failure, FileBufferId, FileLimits, Operation, RemoteSegment, SegmentDesc, Slice, Waiting,
 };
+use nvferry_io::clock;
 use nvferry_libnvme_sys::{ConnectOptions, ConnectRequest};
 use nvferry_wire::trid::TrType;
 use parking_lot::Mutex;
@@ -329,7 +330,7 @@ impl RemoteSegment for Remote {
 
 impl Drop for Remote {
     fn drop(&mut self) {
-        self.let_go(Instant::now());
+        self.let_go(clock::now());
     }
 }
 
@@ -339,7 +340,11 @@ fn wait(
     deadline: Instant,
     attachment: &Attachment,
 ) -> Result<(), EngineError> {
-    let why = match answer.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+    #[cfg(feature = "simulation")]
+    let answered = crate::simulation::receive(answer, deadline);
+    #[cfg(not(feature = "simulation"))]
+    let answered = answer.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+    let why = match answered {
         Ok(result) => return result,
         Err(RecvTimeoutError::Timeout) => match attachment.status().state {
             crate::status::ConnectionState::Reconnecting(error) => format!("it cannot be reached: {error}"),

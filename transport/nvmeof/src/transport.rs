@@ -280,7 +280,7 @@ impl Transport for NvmeofTransport {
 
 impl Drop for NvmeofTransport {
     fn drop(&mut self) {
-        self.uninstall(Instant::now());
+        self.uninstall(nvferry_io::clock::now());
     }
 }
 

@@ -19,6 +19,7 @@ use crate::request::Request;
 use crate::slice::Failure;
 use crate::transfer_error::{TransferError, WaitError};
 use crate::transport::Waiting;
+use nvferry_io::clock;
 use parking_lot::Mutex;
 use shared::Shared;
 use std::ops::Range;
@@ -26,7 +27,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use submit::{Intake, Lacking, Scratch};
 
 /// Where a request stands, and what came of it.
@@ -211,7 +212,7 @@ impl Batch {
             if self.shared.pending() < below || (below > 1 && self.shared.submitted() != submitted) {
                 return true;
             }
-            let now = Instant::now();
+            let now = clock::now();
             self.shared.expire(now);
             if self.shared.pending() < below {
                 return true;
@@ -272,7 +273,7 @@ impl Batch {
 
     fn expire(&self) {
         if self.shared.pending() > 0 {
-            self.shared.expire(Instant::now());
+            self.shared.expire(clock::now());
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::ids::TransferState;
 use crate::permits::{Alone, Permits, Share};
 use crate::slice::{Failure, SliceSink};
 use crate::transfer_error::TransferError;
+use nvferry_io::clock;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -87,7 +88,7 @@ impl Shared {
             // Small enough that what batches withhold never matters to the limit.
             permit_lot: (permits.limit().slices() / 1024).clamp(1, 64),
             permits,
-            epoch: Instant::now(),
+            epoch: clock::now(),
         }
     }
 

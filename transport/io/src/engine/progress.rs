@@ -13,14 +13,16 @@ const MAX_RETRIES: u32 = 10_000;
 
 /// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Direction {
+pub enum Direction {
+    /// From the file.
     Read,
+    /// To the file.
     Write,
 }
 
 /// What to do after a system call.
 #[derive(Debug)]
-pub(crate) enum Step {
+pub enum Step {
     /// The operation has ended.
     Finished(io::Result<usize>),
     /// Call again, for what [`Progress::remaining`] says.
@@ -29,7 +31,7 @@ pub(crate) enum Step {
 
 /// How far a read or write has come.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Progress {
+pub struct Progress {
     direction: Direction,
     /// Under Direct I/O, what a call can go on from; otherwise 1.
     unit_bytes: usize,
@@ -41,7 +43,8 @@ pub(crate) struct Progress {
 
 impl Progress {
     /// `unit_bytes`: the file's offset alignment under Direct I/O, otherwise 1.
-    pub(crate) fn new(direction: Direction, total: usize, unit_bytes: u32, max_per_call: usize) -> Self {
+    #[must_use]
+    pub fn new(direction: Direction, total: usize, unit_bytes: u32, max_per_call: usize) -> Self {
         let unit_bytes = (unit_bytes as usize).max(1);
         // Whole units, as the next call must start at one.
         let max_per_call = (max_per_call.min(MAX_BYTES_PER_CALL) / unit_bytes * unit_bytes).max(unit_bytes);
@@ -49,17 +52,19 @@ impl Progress {
     }
 
     /// Bytes done.
-    pub(crate) fn done(&self) -> usize {
+    #[must_use]
+    pub fn done(&self) -> usize {
         self.done
     }
 
     /// Bytes that the next call shall move.
-    pub(crate) fn remaining(&self) -> usize {
+    #[must_use]
+    pub fn remaining(&self) -> usize {
         (self.total - self.done).min(self.max_per_call)
     }
 
     /// Takes a call's result: bytes, or a negative error number as io_uring and AIO give it.
-    pub(crate) fn advance(&mut self, result: i64) -> Step {
+    pub fn advance(&mut self, result: i64) -> Step {
         if result < 0 {
             return self.failed(io::Error::from_raw_os_error(i32::try_from(-result).unwrap_or(libc::EIO)));
         }

@@ -16,6 +16,8 @@ mod seat;
 
 pub(crate) use inbox::Order;
 pub(crate) use local_io::LocalIo;
+#[cfg(feature = "simulation")]
+pub(crate) use run::Rest;
 pub(crate) use seat::{Seat, current_thread};
 
 use crate::attachment::AttachmentId;
@@ -83,6 +85,10 @@ impl WorkerPool {
             });
             Self { seats: seats.collect(), threads: Mutex::default() }
         });
+        #[cfg(feature = "simulation")]
+        if crate::simulation::adopt_workers(&pool.seats) {
+            return Ok(pool);
+        }
         for (worker, seat) in pool.seats.iter().enumerate() {
             let seat = Arc::clone(seat);
             let thread = std::thread::Builder::new().name(format!("nvferry-io-{worker}")).spawn(move || seat.run());

@@ -105,8 +105,7 @@ impl RemoteLane {
     }
 
     fn lost(&mut self, error: LinkError, context: &mut Context, now: Instant) {
-        let stream = self.socket.stream().map(|stream| stream as &mut dyn nvferry_io::Stream);
-        self.queue.lost(error.clone(), stream, &mut context.scratch, now);
+        self.queue.lost(error.clone(), self.socket.stream(), &mut context.scratch, now);
         self.socket.close();
         self.report_loss(error, context);
     }

@@ -10,9 +10,9 @@ use crate::host::local::LocalDevice;
 use crate::host::userspace::control::ControlHandle;
 use crate::host::userspace::queue_pair::Scratch;
 use nvferry_engine::{Failure, Slice};
-use nvferry_io::poller::{Events, Poller};
+use nvferry_io::poller::{Event, Poller};
 use nvferry_io::{BufferPool, IoCompletion};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -90,7 +90,7 @@ impl Lane {
 
 /// When a worker wants to be driven again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rest {
+pub(crate) enum Rest {
     /// At once.
     None,
     /// When something is handed over or its poller tells of something, and at the given time at the latest.
@@ -105,7 +105,7 @@ pub(super) struct Worker {
     mail: Mail,
     /// Scratch: ended operations on local files.
     completions: Vec<IoCompletion>,
-    lanes: HashMap<AttachmentId, Lane>,
+    lanes: BTreeMap<AttachmentId, Lane>,
     /// Targets that have something to do.
     dirty: Vec<AttachmentId>,
     /// Scratch for the same.
@@ -123,7 +123,7 @@ impl Worker {
             workers,
             mail: Mail::default(),
             completions: Vec::new(),
-            lanes: HashMap::new(),
+            lanes: BTreeMap::new(),
             dirty: Vec::new(),
             driving: Vec::new(),
             timer: None,
@@ -356,8 +356,8 @@ impl Worker {
     }
 
     /// Takes note of what the poller told.
-    pub(super) fn note(&mut self, events: &Events) {
-        for event in events.iter() {
+    pub(super) fn note(&mut self, events: impl Iterator<Item = Event>) {
+        for event in events {
             if event.token == WAKE_TOKEN || event.token == ENGINE_TOKEN {
                 continue;
             }
@@ -369,6 +369,24 @@ impl Worker {
                 mark(&mut self.dirty, id, lane);
             }
         }
+    }
+}
+
+#[cfg(feature = "simulation")]
+impl Worker {
+    /// What it holds, for a simulation that looks for what was not given back.
+    pub(super) fn holdings(&self) -> crate::simulation::Holdings {
+        let mut holdings = crate::simulation::Holdings {
+            bounce_bytes: self.context.pool.stats().in_use_bytes,
+            ..crate::simulation::Holdings::default()
+        };
+        for lane in self.lanes.values() {
+            holdings.slices += lane.load();
+            if let Device::Remote(remote) = &lane.device {
+                holdings.commands += remote.queue.in_flight();
+            }
+        }
+        holdings
     }
 }
 

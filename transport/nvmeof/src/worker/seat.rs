@@ -35,6 +35,10 @@ const REGULAR_WAITS: u32 = 8;
 /// A number for each thread that asks, counted from 0.
 pub(crate) fn current_thread() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
+    #[cfg(feature = "simulation")]
+    if let Some(world) = nvferry_io::simulation::world() {
+        return world.thread();
+    }
     thread_local!(static THREAD: usize = NEXT.fetch_add(1, Ordering::Relaxed));
     THREAD.with(|thread| *thread)
 }
@@ -269,7 +273,7 @@ impl Seat {
     fn turn(&self, driver: &mut Driver, waiting: Option<(&dyn Waiting, Instant)>) -> bool {
         let now = Instant::now();
         let mut worker = self.worker.lock();
-        worker.note(&driver.events);
+        worker.note(driver.events.iter());
         driver.events.clear();
         worker.work(now);
         if worker.is_stopping() {
@@ -330,5 +334,30 @@ impl Seat {
                 return found;
             }
         }
+    }
+}
+
+#[cfg(feature = "simulation")]
+impl Seat {
+    /// One turn, for a simulation; `None` when the worker has ended, otherwise when it wants to be driven next.
+    pub(crate) fn simulated_turn(&self, now: Instant, events: &[nvferry_io::poller::Event]) -> Option<Rest> {
+        let mut worker = self.worker.lock();
+        worker.note(events.iter().copied());
+        worker.work(now);
+        if worker.is_stopping() {
+            worker.end(now);
+            return None;
+        }
+        Some(worker.rest())
+    }
+
+    /// Whether somebody wants the worker to look, since this was last asked.
+    pub(crate) fn is_rung(&self) -> bool {
+        self.driver.lock().sleeper.woke()
+    }
+
+    /// What the worker holds.
+    pub(crate) fn holdings(&self) -> crate::simulation::Holdings {
+        self.worker.lock().holdings()
     }
 }

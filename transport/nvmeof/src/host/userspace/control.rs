@@ -9,10 +9,10 @@ use crate::attachment::{Attachment, AttachmentId, Latch};
 use crate::config::HostSettings;
 use crate::worker::WeakPool;
 use nvferry_engine::EngineError;
-use nvferry_io::poller::{Events, Poller, Sleeper, Waker};
+use nvferry_io::poller::{Event, Events, Poller, Sleeper, Waker};
 use nvferry_wire::Nqn;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -93,7 +93,9 @@ impl Control {
         let handle = ControlHandle { inbox: Arc::default(), waker };
         let inbox = Arc::clone(&handle.inbox);
         let events = Events::with_capacity(64);
-        let loop_ = ControlLoop { inbox, poller, sleeper, events, sessions: HashMap::new() };
+        let loop_ = ControlLoop { inbox, poller, sleeper, events, sessions: BTreeMap::new() };
+        #[cfg(feature = "simulation")]
+        let Some(loop_) = crate::simulation::adopt_control(loop_) else { return Ok(Self { handle, thread: Mutex::default() }) };
         let thread = std::thread::Builder::new().name("nvferry-host-ctl".into()).spawn(move || loop_.run())?;
         Ok(Self { handle, thread: Mutex::new(Some(thread)) })
     }
@@ -120,46 +122,50 @@ impl Drop for Control {
     }
 }
 
-struct ControlLoop {
+pub(crate) struct ControlLoop {
     inbox: Arc<Mutex<Vec<ControlMessage>>>,
     poller: Poller,
     sleeper: Sleeper,
     events: Events,
-    sessions: HashMap<AttachmentId, Session>,
+    sessions: BTreeMap<AttachmentId, Session>,
 }
 
 impl ControlLoop {
     fn run(mut self) {
-        loop {
-            let now = Instant::now();
-            let messages = std::mem::take(&mut *self.inbox.lock());
-            for message in messages {
-                if matches!(message, ControlMessage::Stop) {
-                    return;
-                }
-                self.act(message, now);
-            }
-            for session in self.sessions.values_mut() {
-                session.tick(&self.poller, now);
-            }
-            self.sessions.retain(|_, session| !session.is_over());
+        while self.work(Instant::now()) {
             if self.sleeper.prepare_sleep() {
-                let timer = self.sessions.values().filter_map(Session::next_timer).min();
+                let timer = self.next_timer();
                 let timeout = timer.map(|timer| timer.saturating_duration_since(Instant::now()));
                 if let Err(error) = self.poller.wait(&mut self.events, timeout) {
                     tracing::error!(target: "nvferry::host", %error, "the control thread cannot wait for its sockets");
                 }
                 self.sleeper.woke();
                 for event in self.events.iter() {
-                    // Tokens of sockets were made from 32 bits; the waker's names no session.
-                    if let Some(session) = self.sessions.get_mut(&AttachmentId(event.token as u32))
-                        && event.token != WAKE_TOKEN
-                    {
-                        session.ready(&event);
-                    }
+                    note(&mut self.sessions, &event);
                 }
             }
         }
+    }
+
+    /// Does all that is due; `false` when it was told to end.
+    fn work(&mut self, now: Instant) -> bool {
+        let messages = std::mem::take(&mut *self.inbox.lock());
+        for message in messages {
+            if matches!(message, ControlMessage::Stop) {
+                return false;
+            }
+            self.act(message, now);
+        }
+        for session in self.sessions.values_mut() {
+            session.tick(&self.poller, now);
+        }
+        self.sessions.retain(|_, session| !session.is_over());
+        true
+    }
+
+    /// When something is due next.
+    fn next_timer(&self) -> Option<Instant> {
+        self.sessions.values().filter_map(Session::next_timer).min()
     }
 
     fn act(&mut self, message: ControlMessage, now: Instant) {
@@ -191,5 +197,29 @@ impl ControlLoop {
         if let Some(session) = self.sessions.get_mut(&id) {
             act(session);
         }
+    }
+}
+
+/// The poller told of a session's socket.
+fn note(sessions: &mut BTreeMap<AttachmentId, Session>, event: &Event) {
+    // Tokens of sockets were made from 32 bits; the waker's names no session.
+    if let Some(session) = sessions.get_mut(&AttachmentId(event.token as u32))
+        && event.token != WAKE_TOKEN
+    {
+        session.ready(event);
+    }
+}
+
+#[cfg(feature = "simulation")]
+impl ControlLoop {
+    /// One turn, for a simulation; `None` when it has ended, otherwise when the next one is due.
+    pub(crate) fn turn(&mut self, now: Instant, events: &[Event]) -> Option<Option<Instant>> {
+        events.iter().for_each(|event| note(&mut self.sessions, event));
+        self.work(now).then(|| self.next_timer())
+    }
+
+    /// Whether somebody wants it to look, since this was last asked.
+    pub(crate) fn is_rung(&self) -> bool {
+        self.sleeper.woke()
     }
 }

@@ -15,7 +15,6 @@ use crate::status::ConnectionState;
 use crate::worker::{Order, WeakPool};
 use nvferry_engine::EngineError;
 use nvferry_engine::error::ErrorKind;
-use nvferry_io::Stream;
 use nvferry_io::poller::{Event, Poller};
 use nvferry_wire::{QueueId, StatusCode};
 use std::sync::Arc;
@@ -255,8 +254,7 @@ impl Session {
 
     /// The association is no more, or could not be made.
     fn lost(&mut self, error: &LinkError, now: Instant) {
-        let stream = self.socket.stream().map(|stream| stream as &mut dyn Stream);
-        self.controller.lost(error, stream);
+        self.controller.lost(error, self.socket.stream());
         self.socket.close();
         let was_associated = self.association.take().is_some();
         if was_associated || matches!(self.life, Life::Attached) {

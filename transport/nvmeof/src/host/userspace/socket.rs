@@ -1,5 +1,6 @@
 //! A socket to a target, from the first attempt on, with what its poller told of it.
 
+use nvferry_io::Stream;
 use nvferry_io::poller::{Event, Interest, Poller, Trigger};
 use nvferry_io::stream::{ConnectProgress, Connecting, TcpOptions, TcpStream};
 use std::io;
@@ -22,6 +23,9 @@ enum State {
     Closed,
     Connecting(Connecting),
     Connected(TcpStream),
+    /// Not a socket at all; and whether it stands.
+    #[cfg(feature = "simulation")]
+    Simulated(Box<dyn nvferry_io::simulation::Socket>, bool),
 }
 
 /// How far a socket got.
@@ -38,6 +42,10 @@ pub(crate) enum Progress {
 impl HostSocket {
     /// Starts connecting, registered edge-triggered under `token`.
     pub(crate) fn connect(address: SocketAddr, poller: &Poller, token: u64) -> io::Result<Self> {
+        #[cfg(feature = "simulation")]
+        if let Some(world) = nvferry_io::simulation::world() {
+            return Ok(Self { state: State::Simulated(world.connect(address)?, false), ..Self::default() });
+        }
         let connecting = TcpStream::connect(address, TcpOptions::default())?;
         poller.add(connecting.as_fd(), token, Interest::BOTH, Trigger::Edge)?;
         Ok(Self { state: State::Connecting(connecting), ..Self::default() })
@@ -48,10 +56,12 @@ impl HostSocket {
     }
 
     /// The stream, if it stands.
-    pub(crate) fn stream(&mut self) -> Option<&mut TcpStream> {
+    pub(crate) fn stream(&mut self) -> Option<&mut dyn Stream> {
         match &mut self.state {
             State::Connected(stream) => Some(stream),
             State::Closed | State::Connecting(_) => None,
+            #[cfg(feature = "simulation")]
+            State::Simulated(socket, stands) => stands.then_some(socket.as_mut() as &mut dyn Stream),
         }
     }
 
@@ -94,6 +104,16 @@ impl HostSocket {
                     Ok(Progress::Waiting)
                 }
             },
+            #[cfg(feature = "simulation")]
+            State::Simulated(mut socket, stood) => {
+                let stands = stood || socket.is_connected()?;
+                self.state = State::Simulated(socket, stands);
+                Ok(match (stood, stands) {
+                    (true, _) => Progress::Connected,
+                    (false, true) => Progress::JustConnected,
+                    (false, false) => Progress::Waiting,
+                })
+            }
         }
     }
 }
@@ -101,7 +121,6 @@ impl HostSocket {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nvferry_io::Stream;
     use nvferry_io::poller::Events;
     use nvferry_io::vector::IoVecs;
     use std::io::Write;
