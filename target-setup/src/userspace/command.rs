@@ -8,6 +8,7 @@ use nvferry_wire::nvm::{DSM_MAX_RANGES, DSM_RANGE_LEN, DatasetManagement, NvmOpc
 use nvferry_wire::sqe::Fuse;
 use nvferry_wire::{BlockCount, Lba, SglDescriptor, Sqe, Status, StatusCode};
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Which way a command's data goes, and how much it is in bytes.
@@ -156,6 +157,19 @@ impl Work {
             tail: end.saturating_sub(body_end.max(offset)),
             durable,
             step: Step::Body,
+        }
+    }
+
+    /// The bytes of the file that it changes, if any.
+    pub(crate) fn changes(&self) -> Option<Range<u64>> {
+        match self {
+            Self::Modify { offset, body, tail, .. } => Some(*offset..*offset + *body + *tail),
+            Self::Ranges { ranges, .. } => {
+                let start = ranges.iter().map(|(offset, _)| *offset).min()?;
+                let end = ranges.iter().map(|(offset, len)| offset + len).max()?;
+                Some(start..end)
+            }
+            Self::Read { .. } | Self::Compare { .. } | Self::Flush { .. } | Self::Connect | Self::AuthSend => None,
         }
     }
 

@@ -21,6 +21,7 @@ use nvferry_io::{PoolBuf, Stream};
 use nvferry_wire::pdu::{Framing, MAX_HEADER_BYTES, PduRules, Role, TERM_REQ_MAX_LEN, TermReq};
 use nvferry_wire::{CommandId, QueueId, Sqe};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -98,6 +99,8 @@ pub(crate) struct Slot {
     pub(crate) received: u32,
     /// A data digest did not match.
     pub(crate) corrupt: bool,
+    /// Its connection has ended while the engine changes these bytes for it.
+    pub(crate) orphan: Option<Range<u64>>,
 }
 
 /// The two ends of a connection, where they have addresses.
@@ -337,9 +340,18 @@ impl<S: Stream> Connection<S> {
     fn abandon(&mut self, core: &mut Core) {
         for index in 0..self.slots.len() as u16 {
             let key = self.command_key(index);
-            let slot = &self.slots[usize::from(index)];
+            let slot = &mut self.slots[usize::from(index)];
             match slot.stage {
-                Stage::Free | Stage::InEngine => {}
+                Stage::Free => {}
+                Stage::InEngine => {
+                    if slot.orphan.is_none()
+                        && let Some(changes) = slot.work.changes()
+                        && let Some(lane) = slot.lane.and_then(|lane| core.lanes.get(lane))
+                    {
+                        slot.orphan = Some(changes.clone());
+                        lane.namespace().orphans.add(changes);
+                    }
+                }
                 Stage::Waiting | Stage::Ready => {
                     if let Some(lane) = slot.lane {
                         core.lanes.forget(lane, key);

@@ -407,6 +407,7 @@ impl<S: Stream> Connection<S> {
             data_bytes: 0,
             received: 0,
             corrupt: false,
+            orphan: None,
         };
         // More commands than the queue has entries: the host has lost count.
         self.take_slot(slot).ok_or(TermReq { fes: FatalErrorStatus::PduSequenceError, fei: 0 })

@@ -20,6 +20,8 @@ pub(crate) enum Letter {
     AsyncEvents(ConnectionKey),
     /// An authentication message of this queue's host has been taken in.
     AuthTaken(ConnectionKey),
+    /// A change that commands may have waited for has ended.
+    OrphanEnded,
     /// The namespace table changed: take it up now, also when idle.
     Refresh,
 }

@@ -31,6 +31,7 @@ pub mod limits;
 mod mailbox;
 mod namespace;
 mod options;
+mod orphans;
 mod placement;
 mod reactor;
 mod receive;

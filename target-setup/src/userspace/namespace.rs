@@ -1,6 +1,7 @@
 //! An open namespace: a file, how its bytes are blocks, and who still uses it.
 
 use super::counters::IoCounters;
+use super::orphans::Orphans;
 use crate::desired::NamespaceSpec;
 use crate::driver::{IoTotals, NamespaceInfo, NamespaceStatus};
 use crate::error::TargetError;
@@ -26,6 +27,8 @@ pub(crate) struct Namespace {
     pub(crate) tail: Option<Arc<IoFile>>,
     /// The first byte that is written through `tail`; the size where there is none.
     pub(crate) tail_offset: u64,
+    /// Changes under way whose connections have ended.
+    pub(crate) orphans: Orphans,
     /// Holds a block device, so that nobody mounts it meanwhile.
     _claim: Claim,
     /// The same file for reads that send its pages without a copy; only where it is read through the page cache, or is
@@ -121,6 +124,7 @@ impl Namespace {
             pages,
             tail_offset: if tail.is_some() { tail_offset } else { spec.size_bytes },
             tail,
+            orphans: Orphans::default(),
             _claim: guard::check(spec, &Machine::default())?,
             users: Mutex::new(Users { leases: 0, withdrawn: false, counters: Vec::new() }),
             released: Condvar::new(),

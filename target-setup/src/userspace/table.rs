@@ -8,7 +8,7 @@ use crate::error::TargetError;
 use nvferry_wire::Nsid;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// All namespaces at one moment.
 pub(crate) type Snapshot = BTreeMap<Nsid, Arc<Namespace>>;
@@ -18,6 +18,8 @@ pub(crate) type Snapshot = BTreeMap<Nsid, Arc<Namespace>>;
 pub(crate) struct NamespaceTable {
     generation: AtomicU64,
     current: Mutex<Arc<Snapshot>>,
+    /// Withdrawn, perhaps with commands under way.
+    leaving: Mutex<Vec<Weak<Namespace>>>,
 }
 
 impl NamespaceTable {
@@ -38,9 +40,17 @@ impl NamespaceTable {
         (self.generation.load(Ordering::Relaxed), Arc::clone(&current))
     }
 
-    /// Offers a namespace, unless its id or its file is offered already.
+    /// Offers a namespace, unless its id or its file is offered already, or commands of its last time are under way: they
+    /// could undo what comes now.
     pub(crate) fn insert(&self, namespace: Arc<Namespace>) -> Result<(), TargetError> {
         let mut current = self.lock();
+        let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+        leaving.retain(|leaving| leaving.strong_count() > 0);
+        let same = |there: &Arc<Namespace>| there.identity == namespace.identity && there.in_flight() > 0;
+        if let Some(busy) = leaving.iter().filter_map(Weak::upgrade).find(same) {
+            let action = format!("offering {} again", namespace.info.path.display());
+            return Err(TargetError::StillBusy { action, commands: busy.in_flight() });
+        }
         let (nsid, path) = (namespace.info.nsid, || namespace.info.path.clone());
         if let Some(there) = current.get(&nsid) {
             return Err(TargetError::NsidInUse { path: path(), nsid, offered_as: there.info.path.clone() });
@@ -64,6 +74,7 @@ impl NamespaceTable {
         let mut next = Snapshot::clone(&current);
         let namespace = next.remove(&nsid).ok_or(TargetError::UnknownNamespace { nsid })?;
         namespace.withdraw();
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&namespace));
         self.publish(&mut current, next);
         Ok(namespace)
     }

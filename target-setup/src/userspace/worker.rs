@@ -157,6 +157,7 @@ impl<S: Stream> Worker<S> {
                 Letter::AuthTaken(key) if self.is_current(key) => {
                     self.with(key.index, |connection, core, _| connection.auth_taken(core, now));
                 }
+                Letter::OrphanEnded => self.core.released = true,
                 Letter::CloseQueue(_) | Letter::AsyncEvents(_) | Letter::AuthTaken(_) | Letter::Refresh => {}
             }
         }
@@ -304,6 +305,12 @@ impl<S: Stream> Worker<S> {
         let core = &mut self.core;
         let Some(lane) = core.lanes.get_mut(id) else { return true };
         let slot = &mut connection.slots[usize::from(key.slot)];
+        if let Some(changes) = slot.work.changes()
+            && lane.namespace().orphans.hold_up(&changes, &core.mailbox)
+        {
+            lane.ready.push_front(key);
+            return false;
+        }
         let own = slot.buffer.as_mut().map(|(buffer, _)| buffer);
         let Some(operation) = slot.work.operation(lane.namespace(), slot.data_bytes, own) else {
             connection.complete(core, key.slot, Status::SUCCESS, 0);
@@ -392,7 +399,10 @@ impl<S: Stream> Worker<S> {
         lane.in_engine -= 1;
         slot.stage = Stage::Ready;
         if matches!(connection.phase, Phase::Closed | Phase::Lingering) {
-            // Nobody waits for it any more.
+            // Nobody waits for it any more, but for those who change the same bytes.
+            if let Some(changes) = slot.orphan.take() {
+                lane.namespace().orphans.remove(&changes);
+            }
             connection.free_slot(core, key.slot);
             if connection.is_finished() {
                 core.ended.push(key.connection);

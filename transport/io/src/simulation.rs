@@ -19,11 +19,11 @@ pub trait World {
     /// Lets everything else go on until `is_over` says so, or until that time.
     fn wait(&self, until: Instant, is_over: &mut dyn FnMut() -> bool);
 
-    /// Begins to connect.
+    /// Begins to connect; what happens to the socket is told under `token`.
     ///
     /// # Errors
     /// When it is refused at once.
-    fn connect(&self, to: SocketAddr) -> io::Result<Box<dyn Socket>>;
+    fn connect(&self, to: SocketAddr, token: u64) -> io::Result<Box<dyn Socket>>;
 
     /// A number for the calling thread, as there is only one.
     fn thread(&self) -> usize;

@@ -154,12 +154,28 @@ fn the_end_is_told_to_both_sides() {
 
 #[test]
 fn buffer_sizes_are_as_asked() {
-    let options = TcpOptions { nodelay: true, send_buffer_bytes: Some(100_000), recv_buffer_bytes: Some(90_000) };
+    let options =
+        TcpOptions { send_buffer_bytes: Some(100_000), recv_buffer_bytes: Some(90_000), ..TcpOptions::default() };
     let (a, b) = pair(options);
     for stream in [a, b] {
         // Linux doubles what it is asked for, to count its own bookkeeping.
         assert_eq!(stream.buffer_sizes().unwrap(), (200_000, 180_000));
     }
+}
+
+#[test]
+fn p01_the_kernel_is_told_to_find_dead_peers_on_both_sides() {
+    use nix::sys::socket::{getsockopt, sockopt};
+    let (a, b) = pair(TcpOptions { dead_after: Some(Duration::from_secs(12)), ..TcpOptions::default() });
+    for stream in [a, b] {
+        let fd = stream.as_fd();
+        assert_eq!(getsockopt(&fd, sockopt::TcpUserTimeout), Ok(12_000));
+        assert_eq!(getsockopt(&fd, sockopt::KeepAlive), Ok(true));
+        let probes = [getsockopt(&fd, sockopt::TcpKeepIdle), getsockopt(&fd, sockopt::TcpKeepInterval)];
+        assert_eq!(probes, [Ok(4), Ok(4)]);
+        assert_eq!(getsockopt(&fd, sockopt::TcpKeepCount), Ok(3));
+    }
+    assert!(TcpOptions::default().dead_after.is_some_and(|time| time <= Duration::from_secs(15)));
 }
 
 #[test]

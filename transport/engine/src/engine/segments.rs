@@ -11,8 +11,8 @@ use crate::metadata::Watch;
 use crate::segment::SegmentDesc;
 use crate::transport::RemoteSegment;
 use parking_lot::{Condvar, Mutex, RwLock};
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 /// One description, and what follows from it. Replaced as a whole.
@@ -94,7 +94,7 @@ struct Table {
 pub(crate) struct Segments {
     table: Mutex<Table>,
     opened: Condvar,
-    by_id: RwLock<HashMap<SegmentId, Arc<OpenSegment>>>,
+    by_id: RwLock<BTreeMap<SegmentId, Arc<OpenSegment>>>,
 }
 
 impl Segments {

@@ -227,7 +227,7 @@ impl MemoryStream {
     /// Sends no more: the other end reads what is there and then the end of the stream.
     pub fn close_send(&self) {
         let pipe = &mut lock(&self.pair)[self.outgoing];
-        if pipe.end == End::Open {
+        if pipe.end == End::Open && !pipe.silent {
             pipe.end = End::Closed;
         }
     }
@@ -268,7 +268,9 @@ impl Stream for MemoryStream {
 impl Drop for MemoryStream {
     fn drop(&mut self) {
         self.close_send();
-        lock(&self.pair)[1 - self.outgoing].receiver_gone = true;
+        let mut pipes = lock(&self.pair);
+        // Through a pulled cable nobody is told of this, either.
+        pipes[1 - self.outgoing].receiver_gone = !pipes[self.outgoing].silent;
     }
 }
 
@@ -338,6 +340,18 @@ impl MemoryLink {
     #[must_use]
     pub fn received_bytes(&self) -> u64 {
         self.with(|pipe| pipe.received)
+    }
+
+    /// Whether what is sent in this direction vanishes.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.with(|pipe| pipe.silent)
+    }
+
+    /// Whether the end of the stream follows the bytes that are there, or the connection was reset.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.with(|pipe| pipe.end != End::Open)
     }
 
     /// Whether the receiver has something to do: bytes, the end, or an error.

@@ -8,6 +8,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, socke
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 /// How a connection is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,12 +19,21 @@ pub struct TcpOptions {
     pub send_buffer_bytes: Option<usize>,
     /// Size of the kernel's receive buffer in bytes, instead of its own choice.
     pub recv_buffer_bytes: Option<usize>,
+    /// A peer from which the kernel has heard nothing at all for so long, not even that it has what was sent to it, is
+    /// taken for dead: the connection ends with `TimedOut` (`SO_KEEPALIVE`, `TCP_USER_TIMEOUT`). In whole seconds.
+    /// `None` leaves that to the system, which takes a quarter of an hour for it, or for ever where nothing is sent.
+    pub dead_after: Option<Duration>,
 }
 
+/// As long as the keep-alive timeout of NVMe, which finds dead peers on admin queues only.
+const DEAD_AFTER: Duration = Duration::from_secs(15);
+/// Probes that a peer has the time to answer before it is taken for dead.
+const PROBES: u32 = 3;
+
 impl Default for TcpOptions {
-    /// No delay; the kernel sizes the buffers.
+    /// No delay; the kernel sizes the buffers; dead peers are found within about 15 s.
     fn default() -> Self {
-        Self { nodelay: true, send_buffer_bytes: None, recv_buffer_bytes: None }
+        Self { nodelay: true, send_buffer_bytes: None, recv_buffer_bytes: None, dead_after: Some(DEAD_AFTER) }
     }
 }
 
@@ -146,6 +156,15 @@ fn apply(socket: &impl AsFd, options: TcpOptions) -> io::Result<()> {
     }
     if let Some(bytes) = options.recv_buffer_bytes {
         nix::sys::socket::setsockopt(socket, sockopt::RcvBuf, &bytes)?;
+    }
+    if let Some(time) = options.dead_after {
+        // What was sent and is not acknowledged ends it by the one; where nothing was sent, probes by the other.
+        let (time_ms, probe_s) = (time.as_millis().max(1), (time.as_secs() / u64::from(PROBES)).max(1));
+        nix::sys::socket::setsockopt(socket, sockopt::TcpUserTimeout, &u32::try_from(time_ms).unwrap_or(u32::MAX))?;
+        nix::sys::socket::setsockopt(socket, sockopt::TcpKeepIdle, &u32::try_from(probe_s).unwrap_or(u32::MAX))?;
+        nix::sys::socket::setsockopt(socket, sockopt::TcpKeepInterval, &u32::try_from(probe_s).unwrap_or(u32::MAX))?;
+        nix::sys::socket::setsockopt(socket, sockopt::TcpKeepCount, &PROBES)?;
+        nix::sys::socket::setsockopt(socket, sockopt::KeepAlive, &true)?;
     }
     Ok(())
 }

@@ -130,6 +130,20 @@ impl EdgeWrites {
         self.edges[id.0 as usize].merged = Some(block);
     }
 
+    /// The connection was lost: what was read over it is merged no more. Others may have changed the blocks since, or the
+    /// target may have lost what they held.
+    pub(crate) fn unmerge(&mut self) {
+        for edge in self.edges.iter_mut().filter(|edge| edge.merged.is_some()) {
+            (edge.merged, edge.phase) = (None, Phase::Reading);
+            edge.slices.append(&mut edge.next_round);
+        }
+    }
+
+    /// Whether the block is to be read before it can be written.
+    pub(crate) fn is_to_be_read(&self, id: EdgeId) -> bool {
+        self.edges[id.0 as usize].phase == Phase::Reading
+    }
+
     /// The write has ended well. `each` sees the slices before they end.
     pub(crate) fn written(&mut self, id: EdgeId, mut each: impl FnMut(&Slice)) -> EdgeStep {
         for slice in self.edges[id.0 as usize].slices.drain(..) {

@@ -141,6 +141,10 @@ impl Intake {
                     let why = "the file was replaced by one with another block size";
                     self.fail_job(lane, job, || Failure::failed(why));
                 }
+                // It had been read over a connection that was lost before the write was sent.
+                Job::EdgeWrite(edge, attempts) if self.edges.is_to_be_read(edge) => {
+                    return Some((lane, namespace, Job::EdgeRead(edge, attempts)));
+                }
                 Job::EdgeRead(..) | Job::EdgeWrite(..) => return Some((lane, namespace, job)),
             }
         }

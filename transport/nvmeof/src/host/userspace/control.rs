@@ -95,7 +95,9 @@ impl Control {
         let events = Events::with_capacity(64);
         let loop_ = ControlLoop { inbox, poller, sleeper, events, sessions: BTreeMap::new() };
         #[cfg(feature = "simulation")]
-        let Some(loop_) = crate::simulation::adopt_control(loop_) else { return Ok(Self { handle, thread: Mutex::default() }) };
+        let Some(loop_) = crate::simulation::adopt_control(loop_) else {
+            return Ok(Self { handle, thread: Mutex::default() });
+        };
         let thread = std::thread::Builder::new().name("nvferry-host-ctl".into()).spawn(move || loop_.run())?;
         Ok(Self { handle, thread: Mutex::new(Some(thread)) })
     }

@@ -44,7 +44,7 @@ impl HostSocket {
     pub(crate) fn connect(address: SocketAddr, poller: &Poller, token: u64) -> io::Result<Self> {
         #[cfg(feature = "simulation")]
         if let Some(world) = nvferry_io::simulation::world() {
-            return Ok(Self { state: State::Simulated(world.connect(address)?, false), ..Self::default() });
+            return Ok(Self { state: State::Simulated(world.connect(address, token)?, false), ..Self::default() });
         }
         let connecting = TcpStream::connect(address, TcpOptions::default())?;
         poller.add(connecting.as_fd(), token, Interest::BOTH, Trigger::Edge)?;

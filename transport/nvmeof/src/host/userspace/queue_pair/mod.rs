@@ -329,6 +329,7 @@ impl QueuePair {
         let mut under_way: Vec<_> = unsettled.collect();
         under_way.extend(link.dismantle(&error, stream, &mut scratch.vecs.0));
         self.intake.counters += link.stats();
+        self.intake.edges.unmerge();
         // Each goes before the others: the oldest shall be the first again.
         for (op, payload) in under_way.into_iter().rev() {
             self.requeue(op, payload, now);

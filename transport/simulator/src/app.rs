@@ -1,0 +1,420 @@
+//! A host's application: it opens segments, reads and writes, gives up, closes; and checks what it is told.
+
+use crate::model::{self, Mismatch, WriteId};
+use crate::plan::{MS, SECOND, US};
+use crate::random::{Random, mix};
+use crate::world::{Event, Sim};
+use nvferry_engine::{
+    Batch, Deadline, FileBufferId, Memory, Operation, Request, SegmentId, TransferEngine, TransferState,
+};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Bytes around a request's memory that nobody may touch.
+const MARGIN: usize = 64;
+/// What unused memory holds.
+const UNUSED: u8 = 0xEE;
+/// How late a request's end may be known: threads run late, too. Less than the engine's own grace for transports that do
+/// not answer, so that it is the transport that ends requests.
+const LATE: u64 = 60 * MS;
+
+/// A host's application.
+pub(crate) struct App {
+    /// Its engine.
+    pub(crate) engine: TransferEngine,
+    random: Random,
+    places: Vec<Place>,
+    /// The open segments, by target.
+    pub(crate) segments: Vec<Option<SegmentId>>,
+    /// Requests that it will still submit.
+    pub(crate) left: u64,
+    /// Requests that ended, by state's number.
+    pub(crate) ended: [u64; 7],
+}
+
+/// Memory for one request at a time.
+struct Place {
+    memory: Memory,
+    busy: Option<Busy>,
+}
+
+/// A request under way.
+#[derive(Clone)]
+struct Busy {
+    batch: Rc<Batch>,
+    number: usize,
+    operation: Operation,
+    file: usize,
+    offset: u64,
+    /// Where in the memory.
+    at: usize,
+    len: usize,
+    write: WriteId,
+    since: u64,
+    deadline: u64,
+    /// The caller has given it up.
+    canceled: bool,
+}
+
+impl Busy {
+    fn end(&self) -> u64 {
+        self.offset + self.len as u64
+    }
+
+    fn is_over(&self) -> Option<TransferState> {
+        let state = self.batch.status(self.number).map_or(TransferState::Invalid, |status| status.state);
+        state.is_terminal().then_some(state)
+    }
+}
+
+/// A request to come.
+#[derive(Debug, Clone, Copy)]
+struct Wish {
+    operation: Operation,
+    target: usize,
+    segment: SegmentId,
+    nsid: u32,
+    file: usize,
+    offset: u64,
+    len: usize,
+    place: usize,
+    at: usize,
+    write: WriteId,
+}
+
+impl App {
+    /// An application with memory for as many requests as the plan says.
+    ///
+    /// # Errors
+    /// When the engine refuses the memory.
+    pub(crate) fn new(sim: &Sim, engine: TransferEngine, random: Random) -> anyhow::Result<Self> {
+        let bytes = sim.plan.max_request_bytes as usize + 4 * MARGIN;
+        let place = |_| Ok(Place { memory: engine.register_memory(vec![UNUSED; bytes])?, busy: None });
+        let places = (0..sim.plan.slots).map(place).collect::<anyhow::Result<_>>()?;
+        let segments = vec![None; sim.plan.targets];
+        Ok(Self { engine, random, places, segments, left: sim.plan.requests, ended: [0; 7] })
+    }
+
+    /// Whether nothing is under way and nothing is to come.
+    #[must_use]
+    pub(crate) fn is_done(&self) -> bool {
+        self.left == 0 && self.places.iter().all(|place| place.busy.is_none())
+    }
+
+    /// Submits no more.
+    pub(crate) fn stop(&mut self) {
+        self.left = 0;
+    }
+
+    /// Looks at all requests under way, and checks those that have ended.
+    pub(crate) fn look(&mut self, sim: &Sim) {
+        for at in 0..self.places.len() {
+            let place = &mut self.places[at];
+            let Some(busy) = &place.busy else { continue };
+            let late = sim.now_ns() > busy.deadline + LATE;
+            let Some(state) = busy.is_over() else {
+                if late {
+                    sim.fail(format!("{} did not end by its deadline", describe(busy)));
+                }
+                continue;
+            };
+            if place.memory.is_leased() {
+                if !busy.canceled || late {
+                    sim.fail(format!("{} has ended ({state:?}) and its memory is still in use", describe(busy)));
+                }
+                continue;
+            }
+            let Some(busy) = place.busy.take() else { continue };
+            let state =
+                if busy.canceled && state != TransferState::Completed { TransferState::Canceled } else { state };
+            self.ended[state as i32 as usize % 7] += 1;
+            sim.note(mix(state as u64 ^ busy.since) ^ busy.offset);
+            tracing::debug!(now = sim.now_ns(), ?state, "{} ended", describe(&busy));
+            if let Err(why) = judge(sim, &mut self.places[at].memory, &busy, state) {
+                sim.fail(format!("{} ended {state:?}: {why}", describe(&busy)));
+            }
+        }
+    }
+
+    /// Does something.
+    pub(crate) fn act(&mut self, sim: &Sim) {
+        match self.random.below(100) {
+            0..2 => self.close_one(sim),
+            2..6 => self.sync_one(sim),
+            6..9 => self.give_up_one(sim),
+            9..11 => self.ask_for_what_is_not_there(sim),
+            11..20 => {}
+            _ => self.submit(sim),
+        }
+    }
+
+    /// When it acts again.
+    pub(crate) fn pause(&mut self) -> u64 {
+        match self.random.below(20) {
+            0 => self.random.size(SECOND),
+            1..4 => self.random.size(20 * MS),
+            _ => self.random.size(MS / 2) + US,
+        }
+    }
+
+    /// Opens a segment, if it can be. Tells whether it is open.
+    pub(crate) fn open(&mut self, sim: &Sim, target: usize, time: u64) -> bool {
+        if self.segments[target].is_none() {
+            let name = sim.targets.borrow()[target].segment();
+            match self.engine.open_segment_by(&name, Deadline::after(Duration::from_nanos(time))) {
+                Ok(segment) => self.segments[target] = Some(segment),
+                Err(error) => tracing::debug!(now = sim.now_ns(), %error, "open"),
+            }
+        }
+        self.segments[target].is_some()
+    }
+
+    fn close_one(&mut self, sim: &Sim) {
+        let target = self.random.below(sim.plan.targets as u64) as usize;
+        if let Some(segment) = self.segments[target].take() {
+            let before = sim.now_ns();
+            if let Err(error) = self.engine.close_segment(segment) {
+                sim.fail(format!("closing a segment failed: {error}"));
+            }
+            if sim.now_ns() > before + 12 * SECOND {
+                sim.fail("closing a segment took longer than its deadline".into());
+            }
+        }
+    }
+
+    fn sync_one(&mut self, sim: &Sim) {
+        let target = self.random.below(sim.plan.targets as u64) as usize;
+        if self.segments[target].is_some() {
+            let name = sim.targets.borrow()[target].segment();
+            if let Err(error) = self.engine.sync_segment_cache(name.as_str()) {
+                tracing::debug!(now = sim.now_ns(), %error, "sync");
+            }
+        }
+    }
+
+    fn give_up_one(&mut self, sim: &Sim) {
+        let at = self.random.below(self.places.len() as u64) as usize;
+        if let Some(busy) = &self.places[at].busy {
+            let batch = Rc::clone(&busy.batch);
+            tracing::debug!(now = sim.now_ns(), "giving up {}", describe(busy));
+            batch.cancel();
+            for busy in self.places.iter_mut().filter_map(|place| place.busy.as_mut()) {
+                busy.canceled |= Rc::ptr_eq(&busy.batch, &batch);
+            }
+        }
+    }
+
+    /// What must be refused before anything starts.
+    fn ask_for_what_is_not_there(&mut self, sim: &Sim) {
+        let target = self.random.below(sim.plan.targets as u64) as usize;
+        let Some(segment) = self.segments[target] else { return };
+        let Some(place) = self.places.iter().find(|place| place.busy.is_none()) else { return };
+        let size = sim.plan.files[0];
+        // Far enough that a description that says more than is true does not cover it.
+        let (nsid, offset) = if self.random.chance(50) { (77, 0) } else { (1, size.saturating_mul(1000)) };
+        let request = Request::read(&place.memory, 0..1, segment, FileBufferId(nsid), offset);
+        let Ok(batch) = self.engine.batch(1) else { return sim.fail("no batch".into()) };
+        if batch.try_submit(&[request]).is_ok() {
+            sim.fail(format!("a request for byte {offset} of file {nsid}, which has {size}, was taken"));
+        }
+    }
+
+    fn submit(&mut self, sim: &Sim) {
+        let count = self.random.size(8).min(self.left);
+        let timeout = self.random.size(sim.plan.max_deadline).max(MS);
+        let mut wishes: Vec<Wish> = Vec::new();
+        for _ in 0..count {
+            let target = self.random.below(sim.plan.targets as u64) as usize;
+            if !self.open(sim, target, timeout.max(5 * SECOND)) {
+                break;
+            }
+            wishes.extend(self.wish(sim, target, &wishes));
+        }
+        self.submit_wishes(sim, &wishes, timeout);
+    }
+
+    fn wish(&mut self, sim: &Sim, target: usize, others: &[Wish]) -> Option<Wish> {
+        let segment = self.segments[target]?;
+        let is_free = |place: &usize| self.places[*place].busy.is_none() && others.iter().all(|it| it.place != *place);
+        let place = (0..self.places.len()).find(is_free)?;
+        let plan = &sim.plan;
+        let (host, hosts) = (sim.calling.get() as u64, plan.hosts as u64);
+        let files = plan.files.len();
+        let in_target = self.random.below(files as u64) as usize;
+        let (file, size) = (target * files + in_target, plan.files[in_target]);
+        let write = self.random.chance(55);
+        // Each host writes to a part of its own.
+        let part = |i: u64| if i == hosts { size } else { (size * i / hosts) & !4095 };
+        let (low, high) = if write { (part(host), part(host + 1)) } else { (0, size) };
+        if low >= high {
+            return None;
+        }
+        let len = self.random.size(plan.max_request_bytes.min(high - low));
+        let mut offset = low + self.random.below(high - low - len + 1);
+        if self.random.chance(50) {
+            offset = (offset & !511).max(low);
+        }
+        let len = if self.random.chance(40) { (len & !511).max(len.min(512)) } else { len };
+        let end = offset + len;
+        let overlaps = |file_: usize, from: u64, to: u64| file_ == file && from < end && offset < to;
+        let busy = self.places.iter().filter_map(|place| place.busy.as_ref());
+        let busy =
+            busy.filter(|busy| busy.operation == Operation::Write).map(|busy| (busy.file, busy.offset, busy.end()));
+        let planned = others.iter().filter(|it| it.operation == Operation::Write);
+        let planned = planned.map(|it| (it.file, it.offset, it.offset + it.len as u64));
+        if write && busy.chain(planned).any(|(file, from, to)| overlaps(file, from, to)) {
+            return None;
+        }
+        Some(Wish {
+            operation: if write { Operation::Write } else { Operation::Read },
+            target,
+            segment,
+            nsid: in_target as u32 + 1,
+            file,
+            offset,
+            len: len as usize,
+            place,
+            at: MARGIN + self.random.below(MARGIN as u64) as usize,
+            write: if write { sim.next_write() } else { 0 },
+        })
+    }
+
+    fn submit_wishes(&mut self, sim: &Sim, wishes: &[Wish], timeout: u64) {
+        // A segment may have been closed since.
+        if wishes.is_empty() || wishes.iter().any(|wish| self.segments[wish.target] != Some(wish.segment)) {
+            return;
+        }
+        for wish in wishes {
+            match self.places[wish.place].memory.bytes() {
+                Ok(bytes) => {
+                    if bytes.iter().any(|byte| *byte != UNUSED) {
+                        sim.fail(format!("memory was changed that no request used: {wish:?}"));
+                    }
+                    if wish.operation == Operation::Write {
+                        let range = wish.at..wish.at + wish.len;
+                        model::fill(wish.file, wish.write, wish.offset, &mut bytes[range]);
+                        let mut models = sim.models.borrow_mut();
+                        models[wish.file].begin(wish.write, wish.offset, wish.offset + wish.len as u64);
+                    }
+                }
+                Err(error) => sim.fail(format!("memory that no request uses: {error}")),
+            }
+        }
+        let requests: Vec<_> = wishes.iter().map(|wish| self.request(wish)).collect();
+        let Ok(batch) = self.engine.batch(wishes.len()) else { return sim.fail("no batch".into()) };
+        let batch = Rc::new(batch.with_request_timeout(Duration::from_nanos(timeout)));
+        let since = sim.now_ns();
+        let taken = match batch.try_submit(&requests) {
+            Ok(taken) => taken.len(),
+            Err(error) => {
+                tracing::debug!(now = sim.now_ns(), %error, "submit");
+                0
+            }
+        };
+        drop(requests);
+        sim.note(taken as u64);
+        let deadline = since + timeout;
+        for (number, wish) in wishes.iter().enumerate() {
+            if number >= taken {
+                self.take_back(sim, wish);
+                continue;
+            }
+            let Wish { operation, file, offset, at, len, write, .. } = *wish;
+            let batch = Rc::clone(&batch);
+            let busy =
+                Busy { batch, number, operation, file, offset, at, len, write, since, deadline, canceled: false };
+            tracing::debug!(now = sim.now_ns(), deadline, "{} submitted", describe(&busy));
+            self.places[wish.place].busy = Some(busy);
+            self.left = self.left.saturating_sub(1);
+        }
+        if taken > 0 {
+            let after = (deadline + LATE + MS).saturating_sub(sim.now_ns());
+            sim.schedule(after, Event::App { host: sim.calling.get(), acts: false });
+        }
+    }
+
+    fn request(&self, wish: &Wish) -> Request<'_> {
+        let memory = &self.places[wish.place].memory;
+        let range = wish.at..wish.at + wish.len;
+        let (segment, file) = (wish.segment, FileBufferId(wish.nsid));
+        match wish.operation {
+            Operation::Read => Request::read(memory, range, segment, file, wish.offset),
+            Operation::Write => Request::write(memory, range, segment, file, wish.offset),
+        }
+    }
+
+    /// It was not taken: nothing of it has started.
+    fn take_back(&mut self, sim: &Sim, wish: &Wish) {
+        if wish.operation == Operation::Write {
+            let end = wish.offset + wish.len as u64;
+            sim.models.borrow_mut()[wish.file].forget(wish.write, wish.offset, end);
+        }
+        match self.places[wish.place].memory.bytes() {
+            Ok(bytes) => bytes.fill(UNUSED),
+            Err(error) => sim.fail(format!("{wish:?} was not taken, and its memory is in use: {error}")),
+        }
+    }
+
+    /// Reads a whole file, as one that must succeed. Tells whether it did.
+    pub(crate) fn read_all(&mut self, sim: &Sim, target: usize, in_target: usize, timeout: u64) -> bool {
+        let Some(segment) = self.segments[target] else { return false };
+        let (file, size) = (target * sim.plan.files.len() + in_target, sim.plan.files[in_target]);
+        let mut offset = 0;
+        while offset < size && !sim.has_failed() {
+            let len = (size - offset).min(sim.plan.max_request_bytes) as usize;
+            let (operation, nsid) = (Operation::Read, in_target as u32 + 1);
+            let wish = Wish { operation, target, segment, nsid, file, offset, len, place: 0, at: MARGIN, write: 0 };
+            self.submit_wishes(sim, &[wish], timeout);
+            let before = self.ended[TransferState::Completed as i32 as usize];
+            if self.places[0].busy.is_none() {
+                return false;
+            }
+            while self.places[0].busy.is_some() && !sim.has_failed() {
+                sim.run_for(MS);
+                self.look(sim);
+            }
+            if self.ended[TransferState::Completed as i32 as usize] == before {
+                return false;
+            }
+            offset += len as u64;
+        }
+        true
+    }
+}
+
+/// What a request's end means for the model, and whether it may have ended so.
+fn judge(sim: &Sim, memory: &mut Memory, busy: &Busy, state: TransferState) -> Result<(), String> {
+    let mut models = sim.models.borrow_mut();
+    let model = &mut models[busy.file];
+    let bytes = memory.bytes().map_err(|error| error.to_string())?;
+    let used = busy.at..busy.at + busy.len;
+    if bytes[..used.start].iter().chain(&bytes[used.end..]).any(|byte| *byte != UNUSED) {
+        return Err("memory around it was changed".into());
+    }
+    let is_kept = !sim.lost_power_since(busy.file / sim.plan.files.len(), busy.since);
+    match (busy.operation, state) {
+        (Operation::Write, TransferState::Completed) if is_kept => {
+            model.acknowledge(busy.write, busy.offset, busy.end(), sim.now_ns());
+        }
+        (Operation::Write, _) => model.doubt(busy.write, busy.offset, busy.end(), busy.since),
+        (Operation::Read, TransferState::Completed) => {
+            if let Err(Mismatch { offset, expected }) = model.check(busy.offset, &bytes[used.clone()], busy.since) {
+                let at = used.start + (offset - busy.offset) as usize;
+                let part = &bytes[at..(at + 8).min(used.end)];
+                let from = model.identify(offset, part, sim.last_write());
+                return Err(format!("the bytes at {offset} ({part:02x?}, of write {from:?}) are not of {expected}"));
+            }
+        }
+        (Operation::Read, _) => {}
+    }
+    bytes[used].fill(UNUSED);
+    Ok(())
+}
+
+fn describe(busy: &Busy) -> String {
+    let Busy { operation, file, offset, len, write, since, deadline, .. } = busy;
+    let (since, deadline) = (*since as f64 / 1e9, *deadline as f64 / 1e9);
+    format!(
+        "{operation} {write} of {len} bytes at {offset} of file {file}, submitted at {since:.6} s until {deadline:.6} s"
+    )
+}

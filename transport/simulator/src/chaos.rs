@@ -1,0 +1,158 @@
+//! What goes wrong with machines: targets are killed, lose power, move and start again; namespaces go and come back.
+
+use crate::machines::TargetMachine;
+use crate::plan::{MS, SECOND};
+use crate::world::{Event, Sim};
+use nvferry_engine::{FileBufferDesc, FileBufferId, SegmentDesc};
+use nvferry_io::stream::Cut;
+
+/// A description's field that says where its target is.
+const TRID_FIELD: &str = "nvmeof_generic_trid";
+
+impl Sim {
+    /// Something may go wrong, now and again later.
+    pub(crate) fn chaos(&self) {
+        if self.healed.get() {
+            return;
+        }
+        let (kill, namespace, target, pause) = {
+            let mut random = self.random.borrow_mut();
+            let target = random.below(self.plan.targets as u64) as usize;
+            (random.rarely(self.plan.kills), random.rarely(self.plan.namespaces), target, random.size(200 * MS) + MS)
+        };
+        if kill {
+            self.kill(target);
+        }
+        if namespace {
+            self.change_namespace(target);
+        }
+        self.schedule(pause, Event::Chaos);
+    }
+
+    /// A target dies, and starts again after a while.
+    fn kill(&self, target: usize) {
+        let mut targets = self.targets.borrow_mut();
+        let machine = &mut targets[target];
+        if !machine.is_up() {
+            return;
+        }
+        let mut random = self.random.borrow_mut();
+        let power = self.plan.power_loss && random.chance(50);
+        tracing::debug!(now = self.now_ns(), target, power, "killing a target");
+        // A program's sockets end with it; of a machine without power nobody hears.
+        let cut = if power { Cut::Silence } else { Cut::Reset };
+        self.connections_of(target, |connection| connection.cut(cut));
+        machine.kill(&mut random);
+        let mut models = self.models.borrow_mut();
+        machine.files.iter().for_each(|file| models[file.number].settle());
+        if power {
+            self.power_losses.borrow_mut().push((target, self.now_ns()));
+            machine.lose_power(&mut random, |number, content| {
+                if let Err(wrong) = models[number].rebase(content, self.now_ns()) {
+                    self.fail(format!("file {number} after a loss of power: {wrong:?}"));
+                }
+            });
+        }
+        let moves = random.chance(20);
+        if moves {
+            machine.address.set_port(4420 + machine.life as u16);
+        }
+        let after = random.size(3 * SECOND);
+        self.schedule(after, Event::Start { target });
+    }
+
+    /// Whether a target has lost power since. What was acknowledged before that may be lost: nobody flushed it.
+    pub(crate) fn lost_power_since(&self, target: usize, since: u64) -> bool {
+        self.power_losses.borrow().iter().any(|(lost, at)| *lost == target && *at >= since)
+    }
+
+    fn connections_of(&self, target: usize, mut each: impl FnMut(&crate::net::Connection)) {
+        let net = self.net.borrow();
+        let live = self.live.borrow();
+        let live = live.iter().map(|&index| &net[index]);
+        live.filter(|connection| connection.target == Some(target)).for_each(&mut each);
+    }
+
+    /// A target starts.
+    pub(crate) fn start_target(&self, target: usize) {
+        let mut targets = self.targets.borrow_mut();
+        let machine = &mut targets[target];
+        if machine.is_up() {
+            return;
+        }
+        tracing::debug!(now = self.now_ns(), target, "starting a target");
+        // To what comes over connections of its last life it answers that it knows none of them.
+        self.connections_of(target, |connection| connection.cut(Cut::Reset));
+        if let Err(error) = machine.start(&self.plan) {
+            self.fail(format!("a target does not start: {error}"));
+        }
+        self.publish(machine);
+    }
+
+    /// A namespace goes, or comes back.
+    fn change_namespace(&self, target: usize) {
+        let mut targets = self.targets.borrow_mut();
+        let machine = &mut targets[target];
+        let at = self.random.borrow_mut().below(machine.files.len() as u64) as usize;
+        let offered = !machine.files[at].offered;
+        tracing::debug!(now = self.now_ns(), target, at, offered, "changing a namespace");
+        if let Err(error) = machine.offer(at, offered, &self.plan) {
+            self.fail(format!("a namespace cannot be changed: {error}"));
+        }
+        self.publish(machine);
+    }
+
+    /// Publishes what a target offers.
+    fn publish(&self, machine: &TargetMachine) {
+        let mut segment = SegmentDesc::new(machine.segment(), nvferry_nvmeof::PROTOCOL);
+        let fields = machine.transport_id().fields();
+        let fields = fields.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
+        segment.extra.insert(TRID_FIELD.into(), serde_json::Value::Object(fields));
+        let offered = machine.files.iter().filter(|file| file.offered);
+        let files = offered.map(|file| {
+            let path = format!("/files/{}", file.number);
+            FileBufferDesc::new(FileBufferId(file.nsid), path, file.size, self.plan.block_bytes.into())
+        });
+        segment.file_buffers = files.collect();
+        self.store.publish(&format!("mooncake/ram/{}", segment.name), segment.to_json());
+    }
+
+    /// Nothing goes wrong from here on: what was broken is mended.
+    pub(crate) fn heal(&self) {
+        self.healed.set(true);
+        tracing::debug!(now = self.now_ns(), "faults are over");
+        self.net.borrow().iter().for_each(crate::net::Connection::heal);
+        self.store.heal();
+        let mut targets = self.targets.borrow_mut();
+        for machine in targets.iter_mut() {
+            for at in 0..machine.files.len() {
+                match machine.offer(at, true, &self.plan) {
+                    Ok(true) => {}
+                    // Commands of its last time are under way.
+                    Ok(false) => self.schedule(SECOND, Event::Heal),
+                    Err(error) => self.fail(format!("a namespace cannot be offered again: {error}")),
+                }
+            }
+            self.publish(machine);
+            if !machine.is_up() {
+                self.schedule(0, Event::Start { target: machine.index });
+            }
+        }
+    }
+
+    /// A host's application acts, or only looks.
+    pub(crate) fn app(&self, host: usize, acts: bool) {
+        let Some(mut app) = self.apps.borrow_mut()[host].take() else { return };
+        self.calling.set(host);
+        app.look(self);
+        if acts && app.left > 0 {
+            app.act(self);
+            app.look(self);
+        }
+        if acts && !app.is_done() {
+            let pause = app.pause();
+            self.schedule(pause, Event::App { host, acts });
+        }
+        self.apps.borrow_mut()[host] = Some(app);
+    }
+}

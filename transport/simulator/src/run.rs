@@ -1,0 +1,183 @@
+//! One seed, from its beginning to what is left at its end.
+
+use crate::app::App;
+use crate::machines::{HostMachine, TargetMachine};
+use crate::model::Model;
+use crate::plan::{Plan, SECOND};
+use crate::random::{Random, mix};
+use crate::world::{Event, Sim};
+use nvferry_engine::{Deadline, TransferEngine, UnderWay};
+use nvferry_io::simulation;
+use nvferry_nvmeof::NvmeofOptions;
+use nvferry_nvmeof::simulation::{Holdings, take_started};
+use nvferry_target::userspace::simulation::Holdings as TargetHoldings;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long after the last fault everything must work again: a dead connection is found by its keep-alive timeout, and
+/// tried again within five seconds.
+const RECOVERY: u64 = 90 * SECOND;
+/// How long a target keeps what it cannot know to be over: its own timeouts, and storage that stalls.
+const LINGERING: u64 = 120 * SECOND;
+
+/// What became of a seed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The seed.
+    pub seed: u64,
+    /// A hash of all that happened.
+    pub trace: u64,
+    /// Events that happened.
+    pub events: u64,
+    /// Requests that ended, by state's number.
+    pub ended: [u64; 7],
+    /// What was wrong, if anything.
+    pub failure: Option<String>,
+}
+
+/// Runs a seed's world. Its files' sizes and identities are in `dir`, which seeds may share one after the other.
+///
+/// # Errors
+/// When the machine that simulates fails.
+pub fn run(seed: u64, dir: &Path) -> anyhow::Result<Outcome> {
+    let sim = Rc::new(Sim::new(Plan::of(seed), Random::new(mix(seed ^ 0x5EED))));
+    tracing::debug!(plan = ?sim.plan);
+    // Nothing of an earlier world.
+    drop(take_started());
+    let world: Rc<dyn simulation::World> = Rc::<Sim>::clone(&sim);
+    let leave = simulation::enter(world);
+    build(&sim, dir)?;
+    let ended = live(&sim);
+    // Engines end within the world.
+    sim.apps.borrow_mut().clear();
+    drop(leave);
+    let failure = sim.failure.borrow().clone();
+    Ok(Outcome { seed, trace: sim.trace(), events: sim.events(), ended, failure })
+}
+
+fn build(sim: &Sim, dir: &Path) -> anyhow::Result<()> {
+    let plan = &sim.plan;
+    for index in 0..plan.targets {
+        let machine = TargetMachine::new(index, plan, dir)?;
+        let mut models = sim.models.borrow_mut();
+        models.extend(machine.files.iter().map(|file| Model::new(file.number, file.size, plan.block_bytes)));
+        sim.targets.borrow_mut().push(machine);
+        sim.schedule(0, Event::Start { target: index });
+    }
+    for host in 0..plan.hosts {
+        sim.hosts.borrow_mut().push(HostMachine::default());
+        sim.calling.set(host);
+        let options = NvmeofOptions::new()
+            .workers(plan.workers)
+            .queue_depth(plan.queue_depth)
+            .digests(plan.digests)
+            .keep_alive(Duration::from_nanos(plan.kato));
+        let store: std::sync::Arc<dyn nvferry_engine::MetadataStore> =
+            std::sync::Arc::<crate::metadata::Store>::clone(&sim.store);
+        let engine = TransferEngine::builder()
+            .metadata(store)
+            .server_name(format!("host{host}"))
+            .cluster_id(None)
+            .max_slices(plan.max_slices)
+            .transport(nvferry_nvmeof::factory(options))
+            .build()?;
+        engine.install_transport(nvferry_nvmeof::PROTOCOL, None)?;
+        let random = sim.random.borrow_mut().fork();
+        let app = App::new(sim, engine, random)?;
+        sim.apps.borrow_mut().push(Some(app));
+        sim.schedule(host as u64 + 1, Event::App { host, acts: true });
+    }
+    sim.schedule(1, Event::Chaos);
+    sim.schedule(plan.heal_at, Event::Heal);
+    Ok(())
+}
+
+/// Lets everything happen, and looks at what is left.
+fn live(sim: &Sim) -> [u64; 7] {
+    let is_done = || sim.apps.borrow().iter().flatten().all(App::is_done);
+    let limit = sim.plan.heal_at + RECOVERY;
+    while !sim.has_failed() && !is_done() && sim.now_ns() < limit {
+        if !sim.step(limit) {
+            break;
+        }
+    }
+    if !is_done() {
+        sim.apps.borrow_mut().iter_mut().flatten().for_each(App::stop);
+        sim.run_for(sim.plan.max_deadline + SECOND);
+    }
+    if !is_done() {
+        sim.fail("requests are left at the end".into());
+    }
+    sim.heal();
+    let mut ended = [0; 7];
+    for host in 0..sim.plan.hosts {
+        let Some(mut app) = sim.apps.borrow_mut()[host].take() else { continue };
+        sim.calling.set(host);
+        if !sim.has_failed() {
+            read_back(sim, &mut app);
+        }
+        if !sim.has_failed() {
+            let UnderWay { slices, bytes } = app.engine.under_way();
+            if (slices, bytes) != (0, 0) {
+                sim.fail(format!("the engine holds permits for {slices} slices and {bytes} bytes"));
+            }
+            if let Err(error) = app.engine.shutdown(Deadline::after(Duration::from_secs(10))) {
+                sim.fail(format!("the engine's shut-down failed: {error}"));
+            }
+        }
+        ended.iter_mut().zip(app.ended).for_each(|(sum, count)| *sum += count);
+        drop(app);
+    }
+    if !sim.has_failed() {
+        take_stock(sim);
+    }
+    ended
+}
+
+/// All files can be read again, and hold what was written.
+fn read_back(sim: &Sim, app: &mut App) {
+    let until = sim.now_ns() + RECOVERY;
+    for target in 0..sim.plan.targets {
+        for file in 0..sim.plan.files.len() {
+            loop {
+                if app.open(sim, target, 10 * SECOND) {
+                    if let Err(error) = app.engine.sync_segment_cache(None) {
+                        tracing::debug!(now = sim.now_ns(), %error, "sync at the end");
+                    }
+                    if app.read_all(sim, target, file, 30 * SECOND) {
+                        break;
+                    }
+                }
+                if sim.has_failed() {
+                    return;
+                }
+                if sim.now_ns() > until {
+                    sim.fail(format!("file {file} of target {target} cannot be read, though nothing goes wrong"));
+                    return;
+                }
+                sim.run_for(SECOND / 10);
+            }
+        }
+    }
+}
+
+/// Nobody has kept anything.
+fn take_stock(sim: &Sim) {
+    sim.run_for(LINGERING);
+    for (host, machine) in sim.hosts.borrow().iter().enumerate() {
+        let holdings = machine.holdings();
+        if holdings != Holdings::default() {
+            sim.fail(format!("host {host} holds {holdings:?}"));
+        }
+        if machine.parts.iter().any(|part| !part.ended) {
+            sim.fail(format!("a thread of host {host} has not ended"));
+        }
+    }
+    for machine in sim.targets.borrow().iter() {
+        let holdings = machine.holdings();
+        if holdings != TargetHoldings::default() {
+            sim.fail(format!("target {} holds {holdings:?}", machine.index));
+        }
+    }
+}
