@@ -18,6 +18,9 @@ pub mod userspace;
 
 pub use configfs::{NvmetOptions, NvmetTarget};
 pub use desired::{AllowedHost, AllowedHosts, HostAuth, NamespaceSpec, TargetSpec};
-pub use driver::{ControllerStatus, NamespaceInfo, NamespaceStatus, TargetDriver, TargetStatus};
+pub use driver::{
+    CommandKind, ControllerStatus, ErrorClass, HostProof, HostStatus, IoTotals, NamespaceInfo, NamespaceStatus,
+    TargetDriver, TargetStatus,
+};
 pub use error::TargetError;
 pub use userspace::{UserspaceOptions, UserspaceTarget};

@@ -234,7 +234,7 @@ fn p07_errors_of_one_file_are_told_as_what_they_are() {
         };
         assert_eq!(status, expected, "{on:?}, errno {errno}");
     }
-    assert_eq!(running.target.status().namespaces[0].totals.errors, cases.len() as u64);
+    assert_eq!(running.target.status().namespaces[0].totals.errors.total(), cases.len() as u64);
     assert_eq!(io.read(1, 0, 8, 512).unwrap(), pattern(1, 4096), "and then all is well again");
     running.stop();
 }

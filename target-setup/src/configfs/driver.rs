@@ -1,6 +1,7 @@
 //! The kernel's target as a [`TargetDriver`].
 
 use super::backing::{self, Identity};
+use super::debugfs;
 use super::error::NvmetError;
 use super::modules::{self, Roots};
 use super::observe::{Observed, Owner};
@@ -11,7 +12,7 @@ use super::step::{self, Step, StepError};
 use super::tree::{KernelTree, Tree};
 use super::undo;
 use crate::desired::{AllowedHosts, NamespaceSpec, TargetSpec};
-use crate::driver::{FaultTotals, IoTotals, NamespaceInfo, NamespaceStatus, TargetDriver, TargetStatus};
+use crate::driver::{FaultTotals, NamespaceInfo, NamespaceStatus, PoolTotals, TargetDriver, TargetStatus};
 use crate::error::TargetError;
 use crate::guard::{self, Claim};
 use nvferry_wire::trid::TrType;
@@ -22,7 +23,7 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long a target that is dropped without having been stopped waits for the kernel.
 const DROP_TIME: Duration = Duration::from_secs(5);
@@ -56,11 +57,13 @@ struct Shared {
     /// Held while objects are made, and while all of them are taken down: that waits for a set-up that was given up.
     changing: Mutex<()>,
     stopped: AtomicBool,
+    since: SystemTime,
 }
 
 struct Offered {
     info: NamespaceInfo,
     identity: Identity,
+    since: SystemTime,
     /// On its way out: hosts do not have it any more, or soon.
     leaving: bool,
     _claim: Claim,
@@ -92,8 +95,8 @@ impl NvmetTarget {
         }
         let (subsystem, address) = (spec.subsystem.clone(), Mutex::new(spec.transport.clone()));
         let (namespaces, stopped) = (Mutex::default(), AtomicBool::new(false));
-        let shared =
-            Shared { tree, roots, record, subsystem, address, namespaces, changing: Mutex::default(), stopped };
+        let (changing, since) = (Mutex::default(), SystemTime::now());
+        let shared = Shared { tree, roots, record, subsystem, address, namespaces, changing, stopped, since };
         // From here on dropping it takes everything down again.
         let target = Self { shared: Arc::new(shared) };
         let shared = Arc::clone(&target.shared);
@@ -230,7 +233,8 @@ impl Shared {
             let (nsid, offered_as) = (other.info.nsid, other.info.path.clone());
             return Err(TargetError::AlreadyOffered { path: path(), nsid, offered_as });
         }
-        namespaces.insert(info.nsid.0, Offered { info: info.clone(), identity, leaving: false, _claim: claim });
+        let (info, since) = (info.clone(), SystemTime::now());
+        namespaces.insert(info.nsid.0, Offered { info, identity, since, leaving: false, _claim: claim });
         Ok(())
     }
 
@@ -307,17 +311,22 @@ impl TargetDriver for NvmetTarget {
         address.with_subnqn(self.shared.subsystem.clone())
     }
 
-    /// configfs tells nothing of hosts and I/O: the lists of controllers and the counters are empty.
+    /// The kernel tells nothing of I/O, and of hosts only what debugfs has.
     fn status(&self) -> TargetStatus {
         let namespaces = self.shared.namespaces();
         TargetStatus {
             address: self.address(),
+            since: self.shared.since,
+            draining: self.shared.stopped.load(Ordering::Acquire),
+            accounts: false,
             connections: 0,
-            controllers: Vec::new(),
+            controllers: debugfs::controllers(&self.shared.roots.sys, &self.shared.subsystem),
             namespaces: namespaces
                 .values()
-                .map(|it| NamespaceStatus { info: it.info.clone(), totals: IoTotals::default(), in_flight: 0 })
+                .map(|it| NamespaceStatus::not_accounted(it.info.clone(), it.since))
                 .collect(),
+            hosts: Vec::new(),
+            pools: PoolTotals::default(),
             faults: FaultTotals::default(),
         }
     }

@@ -11,9 +11,11 @@
 //! - [`record`]: what is ours, written down before it is made, so that a kill at any moment is recovered from.
 //! - [`undo`]: taking down what is ours, in the kernel's order, and nothing else.
 //! - [`backing`]: what nvmet makes of a file: all of it, in blocks of its storage's choice.
+//! - `debugfs`: what the kernel tells of connected hosts.
 //! - [`driver`]: all of this as a [`TargetDriver`](crate::TargetDriver).
 
 mod backing;
+mod debugfs;
 pub mod driver;
 mod error;
 pub mod modules;

@@ -13,6 +13,7 @@ use super::counters::count;
 use super::limits;
 use super::mailbox::{ConnectionKey, Letter, Mailbox};
 use super::{admin::Reply, dispatch::Taken};
+use crate::driver::HostProof;
 use nvferry_auth::{ControllerExchange, ControllerTerms, Standing};
 use nvferry_io::Stream;
 use nvferry_wire::auth::{AuthReceive, AuthSend};
@@ -98,7 +99,7 @@ impl Drop for Prover {
             // It ends after the message that it works on: some milliseconds.
             let ended = thread.take().map(JoinHandle::join);
             if let Some(Err(_)) = ended {
-                tracing::error!("the authentication thread panicked");
+                tracing::error!(target: "nvferry::target", "the authentication thread panicked");
             }
         }
     }
@@ -173,7 +174,7 @@ impl<S: Stream> Connection<S> {
         let exchange = Arc::clone(&auth.exchange);
         self.slots[usize::from(index)].stage = Stage::Proving;
         if !core.subsystem.prover.submit(Job { exchange, message, mailbox: Arc::clone(&core.mailbox), key }) {
-            tracing::warn!(peer = ?self.ends.peer, "too many hosts authenticate at once; told one to try again");
+            tracing::warn!(target: "nvferry::target", peer = ?self.ends.peer, "too many hosts authenticate at once; told one to try again");
             self.complete(core, index, Status::new(StatusCode::CommandInterrupted), 0);
         }
     }
@@ -220,8 +221,11 @@ impl<S: Stream> Connection<S> {
                 auth.proved = true;
                 self.phase_deadline = None;
                 if let Some(queue) = &self.queue {
+                    if queue.qid.is_admin() {
+                        queue.controller.set_proof(HostProof::Proved);
+                    }
                     tracing::info!(
-                        peer = ?self.ends.peer, host = %queue.controller.host, cntlid = queue.controller.id.0,
+                        target: "nvferry::target", peer = ?self.ends.peer, host = %queue.controller.host, cntlid = queue.controller.id.0,
                         qid = queue.qid.0, "host authenticated"
                     );
                 }
@@ -235,11 +239,12 @@ impl<S: Stream> Connection<S> {
     fn auth_refused(&mut self, core: &mut Core, why: &'static str, now: Instant) {
         if let Some(queue) = &self.queue {
             tracing::warn!(
-                peer = ?self.ends.peer, host = %queue.controller.host, qid = queue.qid.0, reason = why,
+                target: "nvferry::target", peer = ?self.ends.peer, host = %queue.controller.host, qid = queue.qid.0, reason = why,
                 "refused a host that did not authenticate"
             );
         }
         count(&core.subsystem.faults.refused_hosts);
+        self.ends_because("the host did not authenticate");
         self.linger(core, now);
     }
 }

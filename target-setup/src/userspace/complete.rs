@@ -4,7 +4,9 @@ use super::admin::Reply;
 use super::command::Work;
 use super::connection::{Connection, Phase, Stage};
 use super::core::{Core, LentPages};
+use super::counters::{IoCounters, LaneCounters};
 use super::send::Payload;
+use crate::driver::CommandKind;
 use nvferry_io::Stream;
 use nvferry_wire::admin::Abort;
 use nvferry_wire::digest::{DIGEST_LEN, crc32c};
@@ -104,7 +106,8 @@ impl<S: Stream> Connection<S> {
             Kind::Read.count(&queue.counters, Status::SUCCESS, data_bytes);
         }
         if let Some(lane) = slot.lane.and_then(|lane| core.lanes.get(lane)) {
-            Kind::Read.count(&lane.counters, Status::SUCCESS, data_bytes);
+            Kind::Read.count(&lane.counters.io, Status::SUCCESS, data_bytes);
+            Kind::Read.note(&lane.counters, core.now_us.saturating_sub(slot.begun_us));
         }
         self.free_slot(core, index);
         self.send_data(core, cid, Payload::Pages(pages, data_bytes as usize), 0);
@@ -119,7 +122,8 @@ impl<S: Stream> Connection<S> {
             kind.count(&queue.counters, status, data_bytes);
         }
         if let Some(lane) = slot.lane.and_then(|lane| core.lanes.get(lane)) {
-            kind.count(&lane.counters, status, data_bytes);
+            kind.count(&lane.counters.io, status, data_bytes);
+            kind.note(&lane.counters, core.now_us.saturating_sub(slot.begun_us));
         }
         if status.is_success() && kind == Kind::Read {
             // The buffer goes to the send queue: it is no longer the namespace's.
@@ -165,12 +169,26 @@ impl Kind {
         }
     }
 
-    fn count(self, counters: &super::counters::IoCounters, status: Status, data_bytes: u32) {
+    /// Notes how long it took.
+    fn note(self, counters: &LaneCounters, took_us: u64) {
+        let class = match self {
+            Self::Read | Self::Compare => 0,
+            Self::Write | Self::Change => 1,
+            Self::Flush => 2,
+            Self::Other => return,
+        };
+        counters.latencies[class].note(took_us);
+    }
+
+    fn count(self, counters: &IoCounters, status: Status, data_bytes: u32) {
         if !status.is_success() {
-            if self != Self::Other {
-                counters.errors.add(1);
-            }
-            return;
+            let kind = match self {
+                Self::Read | Self::Compare => CommandKind::Read,
+                Self::Write | Self::Change => CommandKind::Write,
+                Self::Flush => CommandKind::Flush,
+                Self::Other => return,
+            };
+            return counters.failed(kind, status);
         }
         match self {
             Self::Read => {

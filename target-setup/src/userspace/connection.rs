@@ -93,6 +93,8 @@ pub(crate) struct Slot {
     pub(crate) buffer: Option<(PoolBuf, Pool)>,
     /// The engine has the buffer, which is from this pool.
     pub(crate) lent: Option<Pool>,
+    /// When it was taken, on its core's clock.
+    pub(crate) begun_us: u64,
     /// Bytes of the command's data, in whichever direction.
     pub(crate) data_bytes: u32,
     /// Bytes of it that the host has sent.
@@ -147,6 +149,8 @@ pub(crate) struct Connection<S> {
     pub(crate) touched: bool,
     /// The handshake, or lingering, ends by then.
     pub(crate) phase_deadline: Option<Instant>,
+    /// Why it ends, once that is known; the first reason counts.
+    pub(crate) ending: Option<&'static str>,
     /// The host owes bytes, and must send some by then.
     pub(crate) receive_deadline: Option<Instant>,
     /// Bytes wait for the host to take them, and it must take some by then.
@@ -179,6 +183,7 @@ impl<S: Stream> Connection<S> {
             moving_to: None,
             touched: false,
             phase_deadline: Some(now + limits::HANDSHAKE_TIMEOUT),
+            ending: None,
             receive_deadline: None,
             send_deadline: None,
         }
@@ -284,7 +289,8 @@ impl<S: Stream> Connection<S> {
                 self.note_debts(now);
             }
             Err(error) => {
-                tracing::debug!(peer = ?self.ends.peer, %error, "connection ended while sending");
+                tracing::debug!(target: "nvferry::target", peer = ?self.ends.peer, %error, "connection ended while sending");
+                self.ends_because("the connection broke while sending");
                 self.close(core);
             }
         }
@@ -304,8 +310,9 @@ impl<S: Stream> Connection<S> {
 
     /// Ends the connection because the host broke the protocol; tells it why. `header` is what offended.
     pub(crate) fn terminate(&mut self, core: &mut Core, reason: TermReq, header: &[u8], now: Instant) {
-        tracing::warn!(peer = ?self.ends.peer, reason = %reason.fes, fei = reason.fei, "a host broke the protocol; ending its connection");
+        tracing::warn!(target: "nvferry::target", peer = ?self.ends.peer, reason = %reason.fes, fei = reason.fei, "a host broke the protocol; ending its connection");
         count(&core.subsystem.faults.protocol_errors);
+        self.ends_because("the host broke the protocol");
         self.abandon(core);
         let mut pdu = [0; TERM_REQ_MAX_LEN];
         let len = reason.encode(Role::Controller, header, &mut pdu);
@@ -377,12 +384,21 @@ impl<S: Stream> Connection<S> {
         }
     }
 
+    /// Says why it is about to end. Those who come later only tell what follows from that.
+    pub(crate) fn ends_because(&mut self, reason: &'static str) {
+        self.ending.get_or_insert(reason);
+    }
+
     /// The last of a connection: its queue no longer belongs to the controller.
     pub(crate) fn unregister(&mut self) {
-        if let Some(queue) = self.queue.take()
-            && !queue.qid.is_admin()
-        {
-            queue.controller.remove_io_queue(queue.qid);
+        let Some(queue) = self.queue.take() else { return };
+        let (controller, qid) = (&queue.controller, queue.qid);
+        tracing::info!(
+            target: "nvferry::target", peer = ?self.ends.peer, host = %controller.host, cntlid = controller.id.0,
+            qid = qid.0, reason = self.ending.unwrap_or("the target ended it"), "queue disconnected"
+        );
+        if !qid.is_admin() {
+            controller.remove_io_queue(qid);
         }
     }
 
@@ -416,8 +432,9 @@ impl<S: Stream> Connection<S> {
         } else {
             return;
         };
-        tracing::warn!(peer = ?self.ends.peer, reason, "closing a host's connection");
+        tracing::warn!(target: "nvferry::target", peer = ?self.ends.peer, reason, "closing a host's connection");
         count(&core.subsystem.faults.timeouts);
+        self.ends_because(reason);
         self.close(core);
     }
 }

@@ -4,16 +4,17 @@
 
 use super::connection::Ends;
 use super::counters::IoCounters;
+use super::hosts::HostRecord;
 use super::limits;
 use super::mailbox::{ConnectionKey, Letter, Mailbox};
-use crate::driver::{ControllerStatus, IoTotals};
+use crate::driver::{ControllerStatus, HostProof, IoTotals};
 use nvferry_wire::async_event::AsyncEvent;
 use nvferry_wire::fabrics::{Cc, Csts, Shn, Shst};
 use nvferry_wire::feature::AsyncEventConfig;
 use nvferry_wire::{ControllerId, HostId, Nqn, Nsid, QueueId, Status};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// The most namespaces that the changed namespace list can name.
 const MAX_CHANGED: usize = 1024;
@@ -41,6 +42,9 @@ pub(crate) struct Controller {
     pub(crate) host: Nqn,
     pub(crate) hostid: HostId,
     pub(crate) ends: Ends,
+    since: SystemTime,
+    /// What its host did, ever.
+    record: Arc<HostRecord>,
     state: Mutex<State>,
 }
 
@@ -79,6 +83,7 @@ struct State {
     fatal: bool,
     /// No more queues; those that are there were told to close.
     closing: bool,
+    proof: HostProof,
     kato: Option<Duration>,
     events_wanted: AsyncEventConfig,
     namespace_report: Report,
@@ -108,11 +113,13 @@ impl Controller {
         hostid: HostId,
         ends: Ends,
         kato_ms: u32,
+        record: Arc<HostRecord>,
     ) -> Self {
         let state = State {
             cc: Cc::default(),
             fatal: false,
             closing: false,
+            proof: HostProof::NotAsked,
             kato: keep_alive(kato_ms),
             events_wanted: AsyncEventConfig::default(),
             namespace_report: Report::None,
@@ -123,7 +130,7 @@ impl Controller {
             failures: VecDeque::new(),
             failure_count: 0,
         };
-        Self { id, kind, host, hostid, ends, state: Mutex::new(state) }
+        Self { id, kind, host, hostid, ends, since: SystemTime::now(), record, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -181,6 +188,11 @@ impl Controller {
         self.state().kato = keep_alive(kato_ms);
     }
 
+    /// How far the host is in proving who it is.
+    pub(crate) fn set_proof(&self, proof: HostProof) {
+        self.state().proof = proof;
+    }
+
     pub(crate) fn events_wanted(&self) -> AsyncEventConfig {
         self.state().events_wanted
     }
@@ -203,6 +215,7 @@ impl Controller {
         if state.io_queues.contains_key(&qid) {
             return Err(AddQueueError::InUse);
         }
+        self.record.queue_added(&counters);
         state.io_queues.insert(qid, IoQueue { handle: None, counters });
         Ok(())
     }
@@ -222,6 +235,7 @@ impl Controller {
         let mut state = self.state();
         if let Some(queue) = state.io_queues.remove(&qid) {
             state.past_totals += queue.counters.totals();
+            self.record.queue_removed(&queue.counters);
         }
         if state.io_queues.is_empty() {
             // The admin queue may wait for this, when the target stops.
@@ -323,6 +337,8 @@ impl Controller {
             host: self.host.clone(),
             discovery: self.kind == ControllerKind::Discovery,
             peer: self.ends.peer,
+            since: self.since,
+            authentication: state.proof,
             io_queues: state.io_queues.len(),
             totals: state.totals(),
         }

@@ -24,6 +24,9 @@ pub(crate) struct Core {
     pub(crate) engine: Box<dyn IoEngine>,
     pub(crate) data_pool: BufferPool,
     pub(crate) capsule_pool: BufferPool,
+    /// The time of this turn, in microseconds from the first one.
+    pub(crate) now_us: u64,
+    first_turn: Option<Instant>,
     /// When to look which of their idle buffers were not needed; none while there are few.
     pub(super) decay_at: Option<Instant>,
     /// Pipes for pages of files; without them everything is copied.
@@ -107,6 +110,8 @@ impl Core {
             engine,
             data_pool: BufferPool::new(data),
             capsule_pool: BufferPool::new(capsule),
+            now_us: 0,
+            first_turn: None,
             decay_at: None,
             pipes: None,
             resumable: VecDeque::new(),
@@ -116,6 +121,13 @@ impl Core {
             leaving: Vec::new(),
             blocked: Vec::new(),
         }
+    }
+
+    /// Takes note of the time. It never goes back.
+    pub(crate) fn tick(&mut self, now: Instant) {
+        let first = *self.first_turn.get_or_insert(now);
+        let now_us = now.saturating_duration_since(first).as_micros() as u64;
+        self.now_us = self.now_us.max(now_us);
     }
 
     /// From now on reads of what is in memory send pages of their files.

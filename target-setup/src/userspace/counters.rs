@@ -1,28 +1,9 @@
-//! Counters that cost nothing to keep: each is written by one thread alone, on a cache line of its own, and read by any.
+//! What a target counts. What commands count is written by one thread alone, on cache lines of its own.
 
-use crate::driver::IoTotals;
+use crate::driver::{CommandKind, ErrorClass, ErrorTotals, FaultTotals, IoTotals};
+use nvferry_io::tally::{Counter, Latencies};
+use nvferry_wire::Status;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-/// A number that one thread counts up and others read.
-#[derive(Debug, Default)]
-pub(crate) struct Counter(AtomicU64);
-
-impl Counter {
-    /// Adds, by the one thread that writes this counter.
-    pub(crate) fn add(&self, n: u64) {
-        // One writer: a load and a store lose nothing, and need no locked instruction.
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
-    }
-
-    /// Subtracts, likewise.
-    pub(crate) fn sub(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
-    }
-
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// What went through one queue, or through one namespace on one reactor.
 #[derive(Debug, Default)]
@@ -33,27 +14,46 @@ pub(crate) struct IoCounters {
     pub(crate) flushes: Counter,
     pub(crate) read_bytes: Counter,
     pub(crate) written_bytes: Counter,
-    pub(crate) errors: Counter,
-    /// Commands under way or waiting.
-    pub(crate) in_flight: Counter,
+    errors: [[Counter; ErrorClass::ALL.len()]; CommandKind::ALL.len()],
 }
 
 impl IoCounters {
+    /// A command ended with this status, which is none of success.
+    pub(crate) fn failed(&self, kind: CommandKind, status: Status) {
+        self.errors[kind as usize][ErrorClass::of(status) as usize].add(1);
+    }
+
     pub(crate) fn totals(&self) -> IoTotals {
+        let errors = self.errors.each_ref().map(|classes| classes.each_ref().map(Counter::get));
         IoTotals {
             reads: self.reads.get(),
             writes: self.writes.get(),
             flushes: self.flushes.get(),
             read_bytes: self.read_bytes.get(),
             written_bytes: self.written_bytes.get(),
-            errors: self.errors.get(),
+            errors: ErrorTotals(errors),
         }
     }
+}
+
+/// One namespace on one reactor.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct LaneCounters {
+    pub(crate) io: IoCounters,
+    /// From the turn that took a command to the turn that ended it: reads, writes, flushes.
+    pub(crate) latencies: [Latencies; 3],
+    /// Commands under way or waiting.
+    pub(crate) in_flight: Counter,
+    /// Commands that wait for a buffer or for the engine.
+    pub(crate) waiting: Counter,
 }
 
 /// Rare things, counted by any thread.
 #[derive(Debug, Default)]
 pub(crate) struct FaultCounters {
+    pub(crate) accepted_connections: AtomicU64,
+    pub(crate) created_controllers: AtomicU64,
     pub(crate) refused_connections: AtomicU64,
     pub(crate) refused_hosts: AtomicU64,
     pub(crate) protocol_errors: AtomicU64,
@@ -62,8 +62,10 @@ pub(crate) struct FaultCounters {
 }
 
 impl FaultCounters {
-    pub(crate) fn totals(&self) -> crate::driver::FaultTotals {
-        crate::driver::FaultTotals {
+    pub(crate) fn totals(&self) -> FaultTotals {
+        FaultTotals {
+            accepted_connections: self.accepted_connections.load(Ordering::Relaxed),
+            created_controllers: self.created_controllers.load(Ordering::Relaxed),
             refused_connections: self.refused_connections.load(Ordering::Relaxed),
             refused_hosts: self.refused_hosts.load(Ordering::Relaxed),
             protocol_errors: self.protocol_errors.load(Ordering::Relaxed),

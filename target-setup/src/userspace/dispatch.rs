@@ -11,6 +11,7 @@ use super::lane::LaneId;
 use super::limits;
 use super::receive::{Destination, Flow};
 use super::subsystem::Refusal;
+use crate::driver::{CommandKind, HostProof};
 use nvferry_io::Stream;
 use nvferry_wire::admin::AdminOpcode;
 use nvferry_wire::fabrics::{
@@ -133,7 +134,7 @@ impl<S: Stream> Connection<S> {
             Ok(planned) => planned,
             Err(status) => {
                 if let Some(lane) = core.lanes.find(sqe.nsid()).and_then(|lane| core.lanes.get(lane)) {
-                    lane.counters.errors.add(1);
+                    lane.counters.io.failed(kind_of(sqe), status);
                 }
                 self.fail(core, sqe, status);
                 return Ok(Taken::Ended);
@@ -143,6 +144,7 @@ impl<S: Stream> Connection<S> {
         let key = self.command_key(index);
         let slot = &mut self.slots[usize::from(index)];
         slot.lane = Some(lane);
+        slot.begun_us = core.now_us;
         core.lanes.enter(lane);
         if let Work::Flush { rest } = &mut slot.work
             && sqe.nsid() == Nsid::ALL
@@ -189,6 +191,7 @@ impl<S: Stream> Connection<S> {
             Ok(FabricsType::Disconnect) => match Disconnect::decode(sqe) {
                 Ok(Disconnect) => {
                     self.respond(core, Cqe::new(sqe.cid(), self.sqhd(), StatusCode::Success));
+                    self.ends_because("the host disconnected the queue");
                     self.linger(core, now);
                     return Taken::Ended;
                 }
@@ -327,16 +330,19 @@ impl<S: Stream> Connection<S> {
         let (connect, controller) = match connected {
             Ok(connected) => connected,
             Err(Refusal { status, result }) => {
-                tracing::debug!(peer = ?self.ends.peer, %status, "refused a Connect");
+                tracing::debug!(target: "nvferry::target", peer = ?self.ends.peer, %status, "refused a Connect");
                 self.complete(core, index, status, result);
                 return;
             }
         };
         tracing::info!(
-            peer = ?self.ends.peer, host = %controller.host, cntlid = controller.id.0, qid = connect.qid.0, "queue connected"
+            target: "nvferry::target", peer = ?self.ends.peer, host = %controller.host, cntlid = controller.id.0, qid = connect.qid.0, "queue connected"
         );
         self.phase = Phase::Live;
         let auth = core.subsystem.auth_terms(&controller).map(QueueAuth::new);
+        if auth.is_some() && connect.qid.is_admin() {
+            controller.set_proof(HostProof::Due);
+        }
         self.phase_deadline = auth.is_some().then(|| now + limits::AUTHENTICATION_TIMEOUT);
         let result = ConnectResult {
             cntlid: controller.id,
@@ -389,7 +395,7 @@ impl<S: Stream> Connection<S> {
     /// Answers a command on an I/O queue that was never begun.
     fn fail(&mut self, core: &mut Core, sqe: &Sqe, status: Status) {
         if let Some(queue) = &self.queue {
-            queue.counters.errors.add(1);
+            queue.counters.failed(kind_of(sqe), status);
             let lba = ReadWrite::decode(sqe).slba.0;
             queue.controller.note_failure(queue.qid, sqe.cid(), status, sqe.nsid(), lba);
         }
@@ -404,6 +410,7 @@ impl<S: Stream> Connection<S> {
             lane: None,
             buffer: None,
             lent: None,
+            begun_us: 0,
             data_bytes: 0,
             received: 0,
             corrupt: false,
@@ -411,6 +418,16 @@ impl<S: Stream> Connection<S> {
         };
         // More commands than the queue has entries: the host has lost count.
         self.take_slot(slot).ok_or(TermReq { fes: FatalErrorStatus::PduSequenceError, fei: 0 })
+    }
+}
+
+/// What a command that was never begun counts as.
+fn kind_of(sqe: &Sqe) -> CommandKind {
+    match NvmOpcode::from_u8(sqe.opcode()) {
+        Some(NvmOpcode::Read | NvmOpcode::Compare) => CommandKind::Read,
+        Some(NvmOpcode::Write | NvmOpcode::WriteZeroes | NvmOpcode::DatasetManagement) => CommandKind::Write,
+        Some(NvmOpcode::Flush) => CommandKind::Flush,
+        _ => CommandKind::Other,
     }
 }
 

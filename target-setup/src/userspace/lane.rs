@@ -5,7 +5,7 @@
 //! is half of everything, with two a third each, and so on. So a namespace that stalls keeps what it has, and there is
 //! always something left for the rest.
 
-use super::counters::IoCounters;
+use super::counters::LaneCounters;
 use super::namespace::{Namespace, NamespaceLease};
 use super::table::{NamespaceTable, Snapshot};
 use nvferry_wire::Nsid;
@@ -37,7 +37,7 @@ pub(crate) struct LaneId(u32);
 /// One namespace as one reactor serves it.
 pub(crate) struct Lane {
     lease: NamespaceLease,
-    pub(crate) counters: Arc<IoCounters>,
+    pub(crate) counters: Arc<LaneCounters>,
     /// New commands may come.
     listed: bool,
     /// Commands that refer to this lane.
@@ -108,7 +108,7 @@ impl Lanes {
     }
 
     fn add(&mut self, nsid: Nsid, namespace: &Arc<Namespace>) {
-        let counters = Arc::new(IoCounters::default());
+        let counters = Arc::new(LaneCounters::default());
         // Withdrawn between the snapshot and now: the next refresh will say so.
         let Some(lease) = namespace.lease(&counters) else { return };
         let lane = Lane {

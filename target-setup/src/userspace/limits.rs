@@ -12,6 +12,8 @@ pub const MAX_IO_QUEUES: u16 = 128;
 pub const MAX_QUEUE_ENTRIES: u16 = 1024;
 /// Namespaces at once.
 pub const MAX_NAMESPACES: usize = 4096;
+/// Hosts whose figures are kept apart, where any host may come; those of all others are kept together.
+pub const MAX_HOSTS_TOLD_APART: usize = 64;
 /// The highest namespace id, which Identify Controller tells as NN.
 pub const MAX_NSID: u32 = 1 << 20;
 /// MDTS: the largest transfer is 2^8 units of 4 KiB, 1 MiB.

@@ -15,7 +15,7 @@
 //! - `connection`, `receive`, `dispatch`, `complete`, `send`: a queue pair, from bytes to commands and back.
 //! - `lane`, `command`: what I/O commands do, and how namespaces share a reactor. No lock on this way.
 //! - `auth`: hosts prove who they are, and the thread that computes it.
-//! - `admin`: what controllers answer; `controller`, `subsystem`, `table`, `namespace`: what all reactors share.
+//! - `admin`: what controllers answer; `controller`, `subsystem`, `table`, `namespace`: what all reactors share; `hosts`: what each host did.
 
 mod admin;
 mod auth;
@@ -26,6 +26,7 @@ mod controller;
 mod core;
 mod counters;
 mod dispatch;
+mod hosts;
 mod lane;
 pub mod limits;
 mod mailbox;

@@ -1,6 +1,6 @@
 //! An open namespace: a file, how its bytes are blocks, and who still uses it.
 
-use super::counters::IoCounters;
+use super::counters::LaneCounters;
 use super::orphans::Orphans;
 use crate::desired::NamespaceSpec;
 use crate::driver::{IoTotals, NamespaceInfo, NamespaceStatus};
@@ -10,7 +10,7 @@ use nvferry_io::IoFile;
 use nvferry_io::file::{FileIdentity, FileOptions};
 use nvferry_wire::Nqn;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 const MIN_BLOCK_BYTES: u32 = 512;
 const MAX_BLOCK_BYTES: u32 = 65_536;
@@ -34,6 +34,7 @@ pub(crate) struct Namespace {
     /// The same file for reads that send its pages without a copy; only where it is read through the page cache, or is
     /// nowhere else.
     pub(crate) pages: Option<Arc<IoFile>>,
+    since: SystemTime,
     users: Mutex<Users>,
     /// Notified when the last lease has ended.
     released: Condvar,
@@ -45,7 +46,7 @@ struct Users {
     /// Not offered any more: no new leases.
     withdrawn: bool,
     /// One set for each reactor that ever served it.
-    counters: Vec<Arc<IoCounters>>,
+    counters: Vec<Arc<LaneCounters>>,
 }
 
 /// A reactor's right to use a namespace. It lasts until the reactor's last command on it has ended.
@@ -126,6 +127,7 @@ impl Namespace {
             tail,
             orphans: Orphans::default(),
             _claim: guard::check(spec, &Machine::default())?,
+            since: SystemTime::now(),
             users: Mutex::new(Users { leases: 0, withdrawn: false, counters: Vec::new() }),
             released: Condvar::new(),
         })
@@ -137,7 +139,7 @@ impl Namespace {
     }
 
     /// Lets a reactor use the namespace, which counts in `counters`; nothing when it has been withdrawn.
-    pub(crate) fn lease(self: &Arc<Self>, counters: &Arc<IoCounters>) -> Option<NamespaceLease> {
+    pub(crate) fn lease(self: &Arc<Self>, counters: &Arc<LaneCounters>) -> Option<NamespaceLease> {
         let mut users = self.users();
         if users.withdrawn {
             return None;
@@ -170,11 +172,17 @@ impl Namespace {
     }
 
     pub(crate) fn status(&self) -> NamespaceStatus {
-        let mut totals = IoTotals::default();
+        let (mut totals, mut in_flight, mut waiting) = (IoTotals::default(), 0, 0);
+        let mut latencies = NamespaceStatus::no_latencies();
         for counters in &self.users().counters {
-            totals += counters.totals();
+            totals += counters.io.totals();
+            in_flight += counters.in_flight.get();
+            waiting += counters.waiting.get();
+            for ((_, sum), noted) in latencies.iter_mut().zip(&counters.latencies) {
+                *sum += noted.totals();
+            }
         }
-        NamespaceStatus { info: self.info.clone(), totals, in_flight: self.in_flight() }
+        NamespaceStatus { info: self.info.clone(), totals, since: self.since, in_flight, waiting, latencies }
     }
 }
 

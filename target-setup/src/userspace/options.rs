@@ -54,7 +54,7 @@ impl UserspaceOptions {
             return make(index);
         }
         let (engine, report) = engine::open(EngineChoice::Auto, limits::ENGINE_CAPACITY).map_err(io::Error::other)?;
-        tracing::info!(reactor = index, %report, "I/O engine chosen");
+        tracing::info!(target: "nvferry::target", reactor = index, %report, "I/O engine chosen");
         Ok(engine)
     }
 }

@@ -263,7 +263,7 @@ impl Reactor {
 
     fn poll(&mut self, timeout: Option<Duration>) {
         if let Err(error) = self.poller.wait(&mut self.events, timeout) {
-            tracing::error!(%error, "a reactor cannot wait for its sockets");
+            tracing::error!(target: "nvferry::target", %error, "a reactor cannot wait for its sockets");
         }
     }
 
@@ -319,15 +319,16 @@ impl Reactor {
                     if subsystem.connections.fetch_add(1, Ordering::Relaxed) >= self.shared.max_connections {
                         subsystem.connections.fetch_sub(1, Ordering::Relaxed);
                         count(&subsystem.faults.refused_connections);
-                        tracing::warn!(%peer, max = self.shared.max_connections, "refused a connection: there are too many");
+                        tracing::warn!(target: "nvferry::target", %peer, max = self.shared.max_connections, "refused a connection: there are too many");
                         continue;
                     }
+                    count(&subsystem.faults.accepted_connections);
                     let ends = Ends { peer: Some(peer), local: stream.local_addr().ok() };
                     let to = self.shared.next_reactor.fetch_add(1, Ordering::Relaxed) % self.shared.inboxes.len();
                     self.shared.inboxes[to].push(Arrival::Accepted(stream, ends));
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept connections for the moment");
+                    tracing::warn!(target: "nvferry::target", %error, "cannot accept connections for the moment");
                     let _ = self.poller.remove(listener.as_fd());
                     self.accept_again = Some(now + limits::ACCEPT_PAUSE);
                     return;
@@ -372,7 +373,9 @@ impl Reactor {
             };
             match registered {
                 Ok(()) => self.interests[place] = Some(wanted),
-                Err(error) => tracing::error!(%error, "cannot wait for a connection; its deadline will end it"),
+                Err(error) => {
+                    tracing::error!(target: "nvferry::target", %error, "cannot wait for a connection; its deadline will end it")
+                }
             }
         }
         self.touched = touched;

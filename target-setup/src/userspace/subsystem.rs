@@ -4,6 +4,7 @@ use super::auth::Prover;
 use super::connection::Ends;
 use super::controller::{AddQueueError, Controller, ControllerKind};
 use super::counters::{FaultCounters, IoCounters, count};
+use super::hosts::Hosts;
 use super::limits;
 use super::table::NamespaceTable;
 use crate::desired::AllowedHosts;
@@ -13,6 +14,7 @@ use nvferry_wire::{ControllerId, Nqn, Nsid, Status, StatusCode, TransportId};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 /// The subsystem, and the discovery service beside it.
 pub(crate) struct Subsystem {
@@ -25,6 +27,8 @@ pub(crate) struct Subsystem {
     pub(crate) prover: Prover,
     pub(crate) namespaces: NamespaceTable,
     pub(crate) faults: FaultCounters,
+    pub(crate) hosts: Hosts,
+    pub(crate) since: SystemTime,
     /// Open connections, over all reactors.
     pub(crate) connections: AtomicUsize,
     /// Set once: no new commands, and no new connections.
@@ -70,6 +74,8 @@ impl Subsystem {
             serial,
             model,
             address,
+            hosts: Hosts::new(&allowed_hosts),
+            since: SystemTime::now(),
             allowed_hosts,
             prover: Prover::Here,
             namespaces: NamespaceTable::default(),
@@ -135,7 +141,7 @@ impl Subsystem {
         // Every host may ask the discovery service, which tells each only of what it may connect to.
         if kind == ControllerKind::Io && !self.allowed_hosts.allows(&data.hostnqn) {
             count(&self.faults.refused_hosts);
-            tracing::warn!(host = %data.hostnqn, "refused a host that is not on the list of allowed hosts");
+            tracing::warn!(target: "nvferry::target", host = %data.hostnqn, "refused a host that is not on the list of allowed hosts");
             return Err(StatusCode::ConnectInvalidHost.into());
         }
         Ok(kind)
@@ -158,7 +164,10 @@ impl Subsystem {
         }
         let id = controllers.next_id();
         let (host, hostid) = (data.hostnqn.clone(), data.hostid);
-        let controller = Arc::new(Controller::new(id, kind, host, hostid, ends, connect.kato_ms));
+        let record = self.hosts.of(&host);
+        record.connected();
+        count(&self.faults.created_controllers);
+        let controller = Arc::new(Controller::new(id, kind, host, hostid, ends, connect.kato_ms, record));
         controllers.by_id.insert(id, Arc::clone(&controller));
         Ok(controller)
     }

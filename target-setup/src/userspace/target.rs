@@ -10,9 +10,10 @@ use super::reactor::{Inbox, Reactor, Shared};
 use super::subsystem::Subsystem;
 use super::worker::Worker;
 use crate::desired::{AllowedHosts, NamespaceSpec, TargetSpec};
-use crate::driver::{NamespaceInfo, TargetDriver, TargetStatus};
+use crate::driver::{NamespaceInfo, PoolTotals, TargetDriver, TargetStatus};
 use crate::error::TargetError;
 use crate::guard;
+use nvferry_io::BufferPool;
 use nvferry_io::poller::AdaptiveSpin;
 use nvferry_io::stream::Listener;
 use nvferry_wire::trid::TrType;
@@ -32,6 +33,8 @@ const FORCED_TIME: Duration = Duration::from_millis(200);
 pub struct UserspaceTarget {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// The reactors' memory, to tell how much it is.
+    pools: Mutex<Vec<[BufferPool; 2]>>,
 }
 
 impl UserspaceTarget {
@@ -66,6 +69,7 @@ impl UserspaceTarget {
         let shared = Arc::new(Shared::new(subsystem, inboxes, options.max_connections));
 
         let mut reactors = Vec::with_capacity(count);
+        let mut pools = Vec::with_capacity(count);
         let mut listener = Some(listener);
         for (index, sleeper) in sleepers.into_iter().enumerate() {
             let engine = options.open_engine(index).map_err(os("open an I/O engine"))?;
@@ -75,12 +79,13 @@ impl UserspaceTarget {
             if options.sends_pages() {
                 worker.core.send_pages();
             }
+            pools.push([worker.core.data_pool.clone(), worker.core.capsule_pool.clone()]);
             let spin = AdaptiveSpin::new(options.spin);
             let reactor = Reactor::new(index, Arc::clone(&shared), worker, sleeper, listener.take(), spin);
             reactors.push(reactor.map_err(os("make a reactor"))?);
         }
         // From here on threads run: if one cannot be started, the target's drop ends the others.
-        let target = Self { shared, threads: Mutex::default() };
+        let target = Self { shared, threads: Mutex::default(), pools: Mutex::new(pools) };
         let mut threads = Vec::with_capacity(count);
         let mut failed = None;
         for reactor in reactors {
@@ -98,7 +103,7 @@ impl UserspaceTarget {
         match failed {
             Some(error) => Err(os("start a reactor's thread")(error)),
             None => {
-                tracing::info!(address = %target.address(), reactors = count, "target started");
+                tracing::info!(target: "nvferry::target", address = %target.address(), reactors = count, "target started");
                 Ok(Arc::new(target))
             }
         }
@@ -106,6 +111,16 @@ impl UserspaceTarget {
 
     fn subsystem(&self) -> &Subsystem {
         &self.shared.subsystem
+    }
+
+    fn pool_totals(&self) -> PoolTotals {
+        let mut totals = PoolTotals::default();
+        for pool in self.pools.lock().unwrap_or_else(PoisonError::into_inner).iter().flatten() {
+            let stats = pool.stats();
+            totals.in_use_bytes += stats.in_use_bytes as u64;
+            totals.free_bytes += stats.free_bytes as u64;
+        }
+        totals
     }
 
     /// Makes every reactor take up the namespace table.
@@ -146,20 +161,38 @@ impl TargetDriver for UserspaceTarget {
         let subsystem = self.subsystem();
         TargetStatus {
             address: self.address(),
+            since: subsystem.since,
+            draining: subsystem.is_draining(),
+            accounts: true,
             connections: subsystem.connections.load(Ordering::Relaxed),
             controllers: subsystem.controllers().iter().map(|controller| controller.status()).collect(),
             namespaces: subsystem.namespaces.snapshot().1.values().map(|namespace| namespace.status()).collect(),
+            hosts: subsystem.hosts.status(),
+            pools: self.pool_totals(),
             faults: subsystem.faults.totals(),
         }
     }
 
     fn stop(&self, deadline: Instant) -> Result<(), TargetError> {
+        let begun = Instant::now();
+        let was_draining = self.subsystem().draining.load(Ordering::Acquire);
+        if !was_draining {
+            let connections = self.subsystem().connections.load(Ordering::Relaxed);
+            tracing::info!(target: "nvferry::target", address = %self.address(), connections, "draining");
+        }
         self.shared.drain();
         let drained = self.shared.wait_ended(deadline);
+        if !was_draining {
+            let took_ms = begun.elapsed().as_millis() as u64;
+            let given_up = self.shared.given_up();
+            tracing::info!(target: "nvferry::target", address = %self.address(), drained, given_up, took_ms, "drained");
+        }
         if !drained {
             self.shared.force();
             self.shared.wait_ended(Instant::now() + FORCED_TIME);
         }
+        // Their memory goes with the reactors.
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             // One that hangs in the system is left to itself: its sockets are closed.
@@ -177,7 +210,7 @@ impl TargetDriver for UserspaceTarget {
 impl Drop for UserspaceTarget {
     fn drop(&mut self) {
         if let Err(error) = self.stop(Instant::now() + DROP_TIME) {
-            tracing::warn!(%error, "a target was dropped with commands under way");
+            tracing::warn!(target: "nvferry::target", %error, "a target was dropped with commands under way");
         }
     }
 }
@@ -193,7 +226,7 @@ pub(super) fn open(subsystem: &Subsystem, spec: &NamespaceSpec) -> Result<Namesp
         guard::mark_served(&spec.path);
     }
     tracing::info!(
-        nsid = spec.nsid.0, path = %info.path.display(), size_bytes = info.size_bytes,
+        target: "nvferry::target", nsid = spec.nsid.0, path = %info.path.display(), size_bytes = info.size_bytes,
         block_bytes = info.block_bytes, direct = info.direct, "namespace offered"
     );
     Ok(info)
@@ -227,7 +260,7 @@ fn check(spec: &TargetSpec) -> Result<(), TargetError> {
 fn warn_if_wide_open(address: &TransportId, allowed_hosts: &AllowedHosts) {
     if *allowed_hosts == AllowedHosts::Any && !address.traddr.is_loopback() {
         tracing::warn!(
-            %address,
+            target: "nvferry::target", %address,
             "this target lets every host in that reaches it: name those that may connect, with a secret each"
         );
     }

@@ -12,7 +12,7 @@ use super::mailbox::{ConnectionKey, Letter, Mailbox};
 use super::placement::Placement;
 use super::subsystem::Subsystem;
 use nvferry_io::vector::IoVecs;
-use nvferry_io::{AlignedBuf, IoBuf, IoCompletion, IoEngine, IoRequest, Stream};
+use nvferry_io::{AlignedBuf, IoBuf, IoCompletion, IoEngine, IoRequest, Stream, clock};
 use nvferry_wire::{Status, StatusCode};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -87,6 +87,7 @@ impl<S: Stream> Worker<S> {
         if let Some(qid) = connection.queue.as_ref().map(|queue| queue.qid) {
             connection.settle_here(&mut self.core, qid);
         }
+        self.core.tick(now);
         connection.resume(&mut self.core, now);
         self.core.has_to_send(key.index);
         self.put(connection);
@@ -135,6 +136,7 @@ impl<S: Stream> Worker<S> {
 
     /// Something can be read from a stream.
     pub(crate) fn on_readable(&mut self, index: u32, now: Instant) {
+        self.core.tick(now);
         self.core.lanes.refresh(&self.core.subsystem.namespaces);
         self.with(index, |connection, core, scratch| connection.receive(core, scratch, now));
     }
@@ -149,7 +151,10 @@ impl<S: Stream> Worker<S> {
         for letter in self.core.mailbox.take() {
             match letter {
                 Letter::CloseQueue(key) if self.is_current(key) => {
-                    self.with(key.index, |connection, core, _| connection.close(core));
+                    self.with(key.index, |connection, core, _| {
+                        connection.ends_because("its controller ended, or was shut down or reset by the host");
+                        connection.close(core);
+                    });
                 }
                 Letter::AsyncEvents(key) if self.is_current(key) => {
                     self.with(key.index, |connection, core, _| connection.report_events(core));
@@ -186,6 +191,7 @@ impl<S: Stream> Worker<S> {
 
     /// Does everything that can be done now: starts commands, ends them, sends.
     pub(crate) fn settle(&mut self, now: Instant) {
+        self.core.tick(now);
         self.core.lanes.refresh(&self.core.subsystem.namespaces);
         loop {
             self.run_lanes();
@@ -219,6 +225,9 @@ impl<S: Stream> Worker<S> {
             let Some(lane) = self.core.lanes.next_turn() else { break };
             if !(self.run_ready(lane) & self.run_waiting(lane)) {
                 self.core.blocked.push(lane);
+            }
+            if let Some(lane) = self.core.lanes.get(lane) {
+                lane.counters.waiting.set((lane.waiting.len() + lane.ready.len()) as u64);
             }
         }
     }
@@ -366,11 +375,15 @@ impl<S: Stream> Worker<S> {
             return 0;
         }
         if let Err(error) = self.core.engine.flush() {
-            tracing::error!(%error, "the I/O engine cannot hand operations to the system");
+            tracing::error!(target: "nvferry::target", %error, "the I/O engine cannot hand operations to the system");
         }
         let mut done = std::mem::take(&mut self.done);
         self.core.engine.reap(&mut done);
         let count = done.len();
+        if count > 0 {
+            // One look at the clock for all that ended together.
+            self.core.tick(clock::now());
+        }
         for completion in done.drain(..) {
             self.operation_ended(completion);
         }
@@ -461,6 +474,7 @@ impl<S: Stream> Worker<S> {
                     Some(_) => true,
                 };
                 if done && !connection.is_busy() {
+                    connection.ends_because("the target stops");
                     connection.close(core);
                 }
             });
@@ -530,7 +544,10 @@ impl<S: Stream> Worker<S> {
     /// Closes everything at once, and lets go of all namespaces.
     pub(crate) fn close_all(&mut self) {
         for index in 0..self.connections.len() as u32 {
-            self.with(index, |connection, core, _| connection.close(core));
+            self.with(index, |connection, core, _| {
+                connection.ends_because("the target stopped");
+                connection.close(core);
+            });
         }
         for connection in self.connections.iter_mut().filter_map(Option::take) {
             let mut connection = connection;

@@ -11,6 +11,7 @@
 //! - [`poller`]: readiness of sockets and engines, and wake-ups from other threads.
 //! - [`mod@file`]: an open file or block device, with the alignment that it really has.
 //! - [`clock`]: what time it is.
+//! - [`tally`]: counters and latencies that one thread writes and others read.
 //! - [`engine`]: file I/O behind one trait; io_uring, libaio and threads, and wrappers that inject faults or count.
 
 #![allow(unsafe_code)]
@@ -28,6 +29,7 @@ pub mod pool;
 pub mod simulation;
 pub mod stream;
 mod sys;
+pub mod tally;
 pub mod vector;
 
 pub use engine::{IoBuf, IoCompletion, IoEngine, IoKind, IoRequest};

@@ -1,11 +1,12 @@
 //! An attached target: what its callers, the workers and the control thread share about it.
 
 use crate::host::namespaces::NamespaceTable;
-use crate::status::{AttachmentStatus, ConnectionState, Counters, DriverChoice};
+use crate::status::{AttachmentStatus, CommandLatencies, ConnectionState, Counters, DriverChoice, TargetTotals};
+use nvferry_io::tally::Counter;
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 /// Names an attached target within one transport. Never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -32,6 +33,8 @@ pub(crate) struct Attachment {
     view: RwLock<View>,
     closed: AtomicBool,
     state: Mutex<ConnectionState>,
+    /// When it came to stand so.
+    since: Mutex<SystemTime>,
     reconnects: AtomicU64,
     /// What went through each worker.
     cells: Box<[CounterCell]>,
@@ -40,7 +43,12 @@ pub(crate) struct Attachment {
 /// One worker's counters. Only that worker writes, so that no cache line wanders between workers.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct CounterCell([AtomicU64; Counters::COUNT]);
+struct CounterCell {
+    counters: [Counter; Counters::COUNT],
+    in_flight: Counter,
+    waiting: Counter,
+    latencies: Arc<CommandLatencies>,
+}
 
 impl Attachment {
     pub(crate) fn new(id: AttachmentId, target: Arc<str>, driver: DriverChoice, view: View, workers: usize) -> Self {
@@ -51,6 +59,7 @@ impl Attachment {
             view: RwLock::new(view),
             closed: AtomicBool::new(false),
             state: Mutex::new(ConnectionState::Connecting),
+            since: Mutex::new(SystemTime::now()),
             reconnects: AtomicU64::new(0),
             cells: (0..workers).map(|_| CounterCell::default()).collect(),
         }
@@ -79,36 +88,60 @@ impl Attachment {
     }
 
     pub(crate) fn set_state(&self, state: ConnectionState) {
-        *self.state.lock() = state;
+        let mut current = self.state.lock();
+        // Another reason is not another state.
+        if std::mem::discriminant(&*current) != std::mem::discriminant(&state) {
+            *self.since.lock() = SystemTime::now();
+        }
+        *current = state;
     }
 
     pub(crate) fn count_reconnect(&self) {
         self.reconnects.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Says what went through a worker so far. Called by that worker only.
-    pub(crate) fn publish(&self, worker: usize, counters: Counters) {
+    /// Says what went through a worker so far, and how many operations are under way and wait. Called by that worker
+    /// only.
+    pub(crate) fn publish(&self, worker: usize, counters: Counters, (in_flight, waiting): (usize, usize)) {
         if let Some(cell) = self.cells.get(worker) {
-            for (slot, value) in cell.0.iter().zip(counters.to_array()) {
-                slot.store(value, Ordering::Relaxed);
+            for (slot, value) in cell.counters.iter().zip(counters.to_array()) {
+                slot.set(value);
             }
+            cell.in_flight.set(in_flight as u64);
+            cell.waiting.set(waiting as u64);
         }
     }
 
-    pub(crate) fn status(&self) -> AttachmentStatus {
-        let mut counters = Counters::default();
+    /// Where a worker notes how long its operations take.
+    pub(crate) fn latencies(&self, worker: usize) -> Option<Arc<CommandLatencies>> {
+        self.cells.get(worker).map(|cell| Arc::clone(&cell.latencies))
+    }
+
+    /// What it did so far.
+    pub(crate) fn totals(&self) -> TargetTotals {
+        let mut totals =
+            TargetTotals { reconnects: self.reconnects.load(Ordering::Relaxed), ..TargetTotals::default() };
         for cell in &self.cells {
-            counters += Counters::from_array(std::array::from_fn(|i| cell.0[i].load(Ordering::Relaxed)));
+            totals.counters += Counters::from_array(std::array::from_fn(|i| cell.counters[i].get()));
+            for (sum, noted) in totals.latencies.iter_mut().zip(cell.latencies.iter()) {
+                *sum += noted.totals();
+            }
         }
+        totals
+    }
+
+    pub(crate) fn status(&self) -> AttachmentStatus {
         let (queues, files) = self.with_view(|view| (view.queues, view.table.iter().count()));
         AttachmentStatus {
             target: self.target.to_string(),
             driver: self.driver,
             state: self.state.lock().clone(),
-            reconnects: self.reconnects.load(Ordering::Relaxed),
             queues,
             files,
-            counters,
+            in_flight: self.cells.iter().map(|cell| cell.in_flight.get()).sum(),
+            waiting: self.cells.iter().map(|cell| cell.waiting.get()).sum(),
+            since: *self.since.lock(),
+            totals: self.totals(),
         }
     }
 }

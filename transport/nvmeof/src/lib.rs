@@ -36,7 +36,7 @@ mod worker;
 
 pub use config::{HostDriver, NvmeofOptions, OptionsError, SUBNQN_PREFIX, TargetDriverKind};
 pub use offer::desired_target;
-pub use status::{AttachmentStatus, ConnectionState, Counters, DriverChoice, TransportStatus};
+pub use status::{AttachmentStatus, ConnectionState, Counters, DriverChoice, TargetTotals, TransportStatus};
 pub use transport::{NvmeofFactory, NvmeofTransport, factory};
 
 /// The transport's name, as in `install_transport` and in a segment's `protocol`.

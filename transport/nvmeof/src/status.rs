@@ -1,6 +1,13 @@
 //! What a transport does and did, as plain data.
 
 use crate::config::HostDriver;
+use nvferry_io::tally::{Latencies, LatencyTotals};
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+/// How long operations that move slices took, one writer: reads, writes. From the turn of a worker in which one was begun
+/// to the turn in which it ended.
+pub type CommandLatencies = [Latencies; 2];
 
 /// What went through a device, or several, counted from the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -95,14 +102,39 @@ pub struct AttachmentStatus {
     pub driver: DriverChoice,
     /// Where the connection to it stands.
     pub state: ConnectionState,
-    /// Times that it was found again.
-    pub reconnects: u64,
     /// I/O queues that it grants.
     pub queues: usize,
     /// Files that can be reached.
     pub files: usize,
+    /// Operations under way.
+    pub in_flight: u64,
+    /// Slices, or parts of them, that wait for their turn.
+    pub waiting: u64,
+    /// When it came into its state.
+    pub since: SystemTime,
     /// What went through all workers.
+    pub totals: TargetTotals,
+}
+
+/// What went to and from one target.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TargetTotals {
+    /// What went through I/O queues.
     pub counters: Counters,
+    /// Times that the target was found again.
+    pub reconnects: u64,
+    /// How long operations took, those included that failed: reads, writes.
+    pub latencies: [LatencyTotals; 2],
+}
+
+impl std::ops::AddAssign for TargetTotals {
+    fn add_assign(&mut self, other: Self) {
+        self.counters += other.counters;
+        self.reconnects += other.reconnects;
+        for (sum, more) in self.latencies.iter_mut().zip(other.latencies) {
+            *sum += more;
+        }
+    }
 }
 
 /// A transport.
@@ -114,6 +146,21 @@ pub struct TransportStatus {
     pub driven_waits: u64,
     /// Targets that are attached.
     pub attachments: Vec<AttachmentStatus>,
-    /// What went through them, and through those that have been let go of.
-    pub counters: Counters,
+    /// What went to and from each target, those included that have been let go of. One without a name stands for those
+    /// beyond the number that is told apart.
+    pub targets: BTreeMap<Option<String>, TargetTotals>,
+    /// Bytes in bounce buffers that are in use.
+    pub bounce_in_use_bytes: u64,
+    /// Bytes in bounce buffers that wait to be used again.
+    pub bounce_free_bytes: u64,
+}
+
+impl TransportStatus {
+    /// What went to and from all targets.
+    #[must_use]
+    pub fn totals(&self) -> TargetTotals {
+        let mut sum = TargetTotals::default();
+        self.targets.values().for_each(|totals| sum += *totals);
+        sum
+    }
 }

@@ -11,7 +11,7 @@ use crate::host::namespaces::NamespaceTable;
 use crate::host::userspace::control::{Control, Destination};
 use crate::offer::Offer;
 use crate::remote::{KernelPlan, Remote};
-use crate::status::{Counters, DriverChoice, TransportStatus};
+use crate::status::{DriverChoice, TargetTotals, TransportStatus};
 use crate::trid::{self, TRID_FIELD};
 use crate::worker::WorkerPool;
 use nvferry_engine::error::ErrorKind;
@@ -22,6 +22,7 @@ use nvferry_engine::{
 use nvferry_target::TargetDriver;
 use nvferry_wire::trid::TrType;
 use parking_lot::Mutex;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -67,7 +68,6 @@ impl NvmeofFactory {
             host: Mutex::new(None),
             next_attachment: AtomicU32::new(0),
             attached: Mutex::default(),
-            past: Mutex::default(),
         });
         let mut installed = self.installed.lock();
         installed.retain(|transport| transport.strong_count() > 0);
@@ -86,6 +86,31 @@ impl TransportFactory for NvmeofFactory {
     }
 }
 
+/// Targets whose figures are kept apart when they have been let go of; those of further ones are kept together.
+const MAX_TARGETS_TOLD_APART: usize = 64;
+
+/// The segments that are attached, and what went through those that were.
+#[derive(Default)]
+struct Attached {
+    now: Vec<(Weak<Remote>, Arc<Attachment>)>,
+    past: BTreeMap<Option<String>, TargetTotals>,
+}
+
+impl Attached {
+    /// Adds up what went through segments that have been let go of.
+    fn settle(&mut self) {
+        for (_, attachment) in self.now.extract_if(.., |(remote, _)| remote.strong_count() == 0) {
+            add(&mut self.past, &attachment.target, attachment.totals());
+        }
+    }
+}
+
+fn add(targets: &mut BTreeMap<Option<String>, TargetTotals>, target: &str, totals: TargetTotals) {
+    let name = Some(target.to_owned())
+        .filter(|name| targets.contains_key(&Some(name.clone())) || targets.len() < MAX_TARGETS_TOLD_APART);
+    *targets.entry(name).or_default() += totals;
+}
+
 /// The threads of the host side, started with the first segment.
 #[derive(Clone)]
 struct Host {
@@ -99,9 +124,7 @@ pub struct NvmeofTransport {
     offer: Offer,
     host: Mutex<Option<Host>>,
     next_attachment: AtomicU32,
-    attached: Mutex<Vec<Weak<Remote>>>,
-    /// What went through segments that have been let go of.
-    past: Mutex<Counters>,
+    attached: Mutex<Attached>,
 }
 
 impl std::fmt::Debug for NvmeofTransport {
@@ -114,13 +137,27 @@ impl NvmeofTransport {
     /// What it does and did.
     #[must_use]
     pub fn status(&self) -> TransportStatus {
-        let attachments: Vec<_> =
-            self.attached.lock().iter().filter_map(Weak::upgrade).map(|remote| remote.attachment().status()).collect();
-        let mut counters = *self.past.lock();
-        attachments.iter().for_each(|attachment| counters += attachment.counters);
+        let (attachments, targets) = {
+            let mut attached = self.attached.lock();
+            attached.settle();
+            let mut targets = attached.past.clone();
+            let attachments: Vec<_> = attached.now.iter().map(|(_, attachment)| attachment.status()).collect();
+            for attachment in &attachments {
+                add(&mut targets, &attachment.target, attachment.totals);
+            }
+            (attachments, targets)
+        };
         let pool = self.host.lock().as_ref().map(|host| Arc::clone(&host.pool));
-        let (workers, driven_waits) = pool.map_or((0, 0), |pool| (pool.len(), pool.driven_waits()));
-        TransportStatus { workers, driven_waits, attachments, counters }
+        let (workers, driven_waits) = pool.as_ref().map_or((0, 0), |pool| (pool.len(), pool.driven_waits()));
+        let bounce = pool.map(|pool| pool.bounce_stats()).unwrap_or_default();
+        TransportStatus {
+            workers,
+            driven_waits,
+            attachments,
+            targets,
+            bounce_in_use_bytes: bounce.in_use_bytes as u64,
+            bounce_free_bytes: bounce.free_bytes as u64,
+        }
     }
 
     /// The target that offers this engine's files, once a file has been registered.
@@ -258,18 +295,16 @@ impl Transport for NvmeofTransport {
         };
         let remote = Arc::new(remote);
         let mut attached = self.attached.lock();
-        attached.retain(|remote| remote.strong_count() > 0);
-        attached.push(Arc::downgrade(&remote));
+        attached.settle();
+        attached.now.push((Arc::downgrade(&remote), Arc::clone(remote.attachment())));
         Ok(remote)
     }
 
     fn uninstall(&self, deadline: Instant) {
-        let attached: Vec<_> = std::mem::take(&mut *self.attached.lock()).iter().filter_map(Weak::upgrade).collect();
-        for remote in &attached {
+        let remotes: Vec<_> = self.attached.lock().now.iter().filter_map(|(remote, _)| remote.upgrade()).collect();
+        for remote in remotes {
             remote.close(deadline);
-            *self.past.lock() += remote.attachment().status().counters;
         }
-        drop(attached);
         if let Some(Host { pool, control }) = self.host.lock().take() {
             pool.stop();
             control.stop();

@@ -189,7 +189,7 @@ fn neighbours_do_not_undo_each_other(options: NvmeofOptions) {
         requests.into_iter().for_each(|request| bench.host.ends.wait(request).unwrap());
         bench.check_file();
     }
-    let bounced = bench.host.transport.status().counters.bounced_bytes;
+    let bounced = bench.host.transport.status().totals().counters.bounced_bytes;
     assert!(bounced > 0, "bounced bytes are counted");
 }
 
@@ -208,6 +208,6 @@ fn aligned_transfers_do_not_bounce() {
         // Reads never bounce, whatever their alignment.
         bench.read(offset + 1, len, 1);
     }
-    assert_eq!(bench.host.transport.status().counters.bounced_bytes, 0);
+    assert_eq!(bench.host.transport.status().totals().counters.bounced_bytes, 0);
     let _ = Arc::clone(&bench.node.transport);
 }

@@ -11,7 +11,7 @@ use nvferry_engine::{EngineError, FileBufferId, SegmentDesc, TransferState, Tran
 use nvferry_io::engine::{EngineChoice, Fault, FaultControl, FaultRule, Faulty, open};
 use nvferry_io::file::FileOptions;
 use nvferry_io::{IoEngine, IoFile, RegisteredMemory};
-use nvferry_nvmeof::{ConnectionState, NvmeofOptions};
+use nvferry_nvmeof::{ConnectionState, NvmeofOptions, TargetTotals};
 use nvferry_target::{NamespaceSpec, TargetDriver, TargetSpec, UserspaceOptions, UserspaceTarget};
 use nvferry_wire::pdu::Digests;
 use nvferry_wire::{Nqn, Nsid, TransportId};
@@ -144,7 +144,7 @@ fn p08_a_dead_connection_is_noticed_by_keep_alive_and_replaced() {
     proxy.thaw();
     host.ends.wait(request).unwrap();
     assert!(memory.lease(0..65_536).unwrap().to_vec() == content[..65_536]);
-    assert!(host.transport.status().attachments[0].reconnects >= 1);
+    assert!(host.transport.status().attachments[0].totals.reconnects >= 1);
 }
 
 #[test]
@@ -173,8 +173,9 @@ fn p08_connections_that_break_all_the_time_lose_nothing() {
         assert!(std::fs::read(&path).unwrap() == content, "round {round}");
     }
     let status = host.transport.status();
-    assert!(status.counters.retries > 0 && status.attachments[0].reconnects > 0, "{status:?}");
-    assert_eq!(status.counters.failures + status.counters.timeouts, 0);
+    let counters = status.totals().counters;
+    assert!(counters.retries > 0 && status.attachments[0].totals.reconnects > 0, "{status:?}");
+    assert_eq!(counters.failures + counters.timeouts, 0);
 }
 
 #[test]
@@ -193,7 +194,7 @@ fn p15_damage_on_the_wire_is_never_taken_for_data() {
             whole += 1;
         }
     }
-    let counters = host.transport.status().counters;
+    let counters = host.transport.status().totals().counters;
     assert!(counters.digest_errors > 0, "{counters:?}");
     assert!(whole > 100, "most reads succeed at the second try: {whole}");
 }
@@ -361,7 +362,7 @@ fn status_says_what_is_going_on() {
     host.write(FILE, 100, &[2; 10]).unwrap();
     // Workers say what they did just after those who waited for it are woken.
     let patience = soon();
-    while host.transport.status().counters.writes < 2 {
+    while host.transport.status().totals().counters.writes < 2 {
         assert!(Instant::now() < patience, "{:?}", host.transport.status());
         std::thread::yield_now();
     }
@@ -370,7 +371,10 @@ fn status_says_what_is_going_on() {
     let attachment = &status.attachments[0];
     assert_eq!((&attachment.state, attachment.files, attachment.queues), (&ConnectionState::Connected, 1, 2));
     assert!(attachment.target.contains(&proxy.address.to_string()), "{}", attachment.target);
-    let counters = status.counters;
+    let TargetTotals { counters, latencies, .. } = status.totals();
     assert_eq!((counters.reads, counters.writes, counters.read_bytes), (1, 2, 4096));
     assert_eq!((counters.written_bytes, counters.bounced_bytes), (65_546, 10));
+    // A block that is changed in part is no slice.
+    assert_eq!(latencies.map(|latencies| latencies.count()), [1, 1]);
+    assert_eq!((attachment.in_flight, attachment.waiting), (0, 0));
 }

@@ -14,7 +14,7 @@ use crate::attachment::AttachmentId;
 use crate::intake::Intake;
 use crate::intake::edges::{BlockPlace, EdgeId};
 use crate::intake::lanes::{Job, LaneId};
-use crate::status::Counters;
+use crate::status::{CommandLatencies, Counters};
 use crate::worker::LocalIo;
 use nvferry_engine::error::ErrorKind;
 use nvferry_engine::{EngineError, Failure, FileBufferDesc, FileBufferId, Operation, SegmentDesc, Slice};
@@ -216,6 +216,8 @@ enum Op {
         slice: Option<Slice>,
         skip: usize,
         attempts: u8,
+        op: Operation,
+        begun_us: u32,
     },
     EdgeRead(EdgeId, u8),
     EdgeWrite(EdgeId, u8),
@@ -266,9 +268,24 @@ impl LocalDevice {
         self.intake.counters
     }
 
+    /// Operations under way.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.ops.len() - self.free.len()
+    }
+
+    /// Slices, or parts of them, that wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.intake.waiting()
+    }
+
     /// Slices, or parts of them, that wait or are under way.
     pub(crate) fn load(&self) -> usize {
-        self.intake.waiting() + self.ops.len() - self.free.len()
+        self.waiting() + self.in_flight()
+    }
+
+    /// Notes there how long operations take.
+    pub(crate) fn note_latencies_in(&mut self, latencies: Arc<CommandLatencies>) {
+        self.intake.latencies = latencies;
     }
 
     /// Whether no slice is here. Operations whose slices have ended may still be under way.
@@ -285,9 +302,10 @@ impl LocalDevice {
 
     /// Begins what can be begun. Always `false`: what is left waits for completions, or for the time.
     pub(crate) fn drive(&mut self, io: &mut LocalIo, now: Instant) -> bool {
+        let begun_us = self.intake.micros(now);
         while io.room() > 0 {
             let Some((lane, namespace, job)) = self.intake.next_job(io.room(), now) else { break };
-            if let Err(job) = self.begin(lane, &namespace, job, io) {
+            if let Err(job) = self.begin(lane, &namespace, job, io, begun_us) {
                 // Bounce buffers come back when operations end; those of other segments tell nobody here.
                 self.intake.lanes.push_front(lane, job);
                 self.intake.check_by(now + POOL_RETRY);
@@ -298,7 +316,14 @@ impl LocalDevice {
     }
 
     /// Makes a job an operation, or gives it back for want of a bounce buffer.
-    fn begin(&mut self, lane: LaneId, namespace: &HostNamespace, job: Job, io: &mut LocalIo) -> Result<(), Job> {
+    fn begin(
+        &mut self,
+        lane: LaneId,
+        namespace: &HostNamespace,
+        job: Job,
+        io: &mut LocalIo,
+        begun_us: u32,
+    ) -> Result<(), Job> {
         let Some(file) = self.files.files.get(&self.intake.lanes.get(lane).file).cloned() else {
             let why = crate::intake::WITHDRAWN;
             self.intake.fail_job(lane, job, || Failure::failed(why));
@@ -311,7 +336,8 @@ impl LocalDevice {
                     None => return Err(Job::Slice(slice, attempts)),
                 };
                 let skip = (slice.offset - offset) as usize;
-                (Op::Slice { slice: Some(slice), skip, attempts }, &file.file, kind, offset, buf)
+                let op = slice.op;
+                (Op::Slice { slice: Some(slice), skip, attempts, op, begun_us }, &file.file, kind, offset, buf)
             }
             Job::EdgeRead(edge, attempts) => {
                 let place = self.intake.edges.place(edge);
@@ -365,8 +391,11 @@ impl LocalDevice {
         self.free.push(index);
         self.intake.lanes.get_mut(lane).in_flight -= 1;
         let IoCompletion { result, buf, .. } = completion;
+        if let Op::Slice { op, begun_us, .. } = op {
+            self.intake.note_took(op, begun_us, now);
+        }
         match op {
-            Op::Slice { slice: Some(slice), skip, attempts } => {
+            Op::Slice { slice: Some(slice), skip, attempts, .. } => {
                 // A read that ends early on a device of a fixed size: it is being removed.
                 let short = matches!(result, Ok(n) if n < skip + slice.len());
                 if self.is_tried_again(attempts, result.as_ref().err(), short) {

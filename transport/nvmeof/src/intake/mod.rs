@@ -13,7 +13,7 @@ pub(crate) mod lanes;
 pub(crate) mod split;
 
 use crate::host::namespaces::{HostNamespace, NamespaceTable};
-use crate::status::Counters;
+use crate::status::{CommandLatencies, Counters};
 use edges::{BlockPlace, EdgeStep, EdgeWrites};
 use lanes::{Job, LaneId, LaneState, Lanes};
 use nvferry_engine::{Failure, Operation, Slice};
@@ -36,6 +36,10 @@ pub(crate) struct Intake {
     pub(crate) lanes: Lanes,
     pub(crate) edges: EdgeWrites,
     pub(crate) counters: Counters,
+    /// How long the device's operations took.
+    pub(crate) latencies: Arc<CommandLatencies>,
+    /// The first time that was told.
+    first: Option<Instant>,
     table: Arc<NamespaceTable>,
     /// The longest operation, once it is known.
     max_transfer_bytes: u32,
@@ -50,6 +54,8 @@ impl Intake {
             lanes: Lanes::default(),
             edges: EdgeWrites::default(),
             counters: Counters::default(),
+            latencies: Arc::default(),
+            first: None,
             table,
             max_transfer_bytes: u32::MAX,
             delayed: Vec::new(),
@@ -193,6 +199,17 @@ impl Intake {
             self.check_by(now + delay);
             self.delayed.push(Delayed { at: now + delay, lane, job });
         }
+    }
+
+    /// The time in microseconds from a first one. It comes round after an hour, which is longer than operations take.
+    pub(crate) fn micros(&mut self, now: Instant) -> u32 {
+        now.saturating_duration_since(*self.first.get_or_insert(now)).as_micros() as u32
+    }
+
+    /// An operation that moves a slice, begun then, has ended.
+    pub(crate) fn note_took(&mut self, op: Operation, begun_us: u32, now: Instant) {
+        let took_us = self.micros(now).wrapping_sub(begun_us);
+        self.latencies[op as usize].note(took_us.into());
     }
 
     /// A slice was moved.

@@ -26,7 +26,7 @@ use crate::host::userspace::queue_pair::Scratch;
 use inbox::Inbox;
 use nvferry_io::BufferPool;
 use nvferry_io::poller::{AdaptiveSpin, Poller, Waker};
-use nvferry_io::pool::PoolConfig;
+use nvferry_io::pool::{PoolConfig, PoolStats};
 use parking_lot::Mutex;
 use run::{Context, Worker};
 use seat::Driver;
@@ -54,6 +54,8 @@ fn id_of(token: u64) -> AttachmentId {
 #[derive(Debug)]
 pub(crate) struct WorkerPool {
     seats: Box<[Arc<Seat>]>,
+    /// The workers' bounce buffers, to tell how much they are.
+    bounce: Box<[BufferPool]>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -70,20 +72,21 @@ impl WorkerPool {
             poller.add_sleeper(&sleeper, WAKE_TOKEN)?;
             parts.push((Arc::new(Inbox::new(waker)), sleeper, Arc::new(poller)));
         }
+        let bounce: Box<[_]> = (0..count).map(|_| BufferPool::new(PoolConfig::default())).collect();
         let pool = Arc::new_cyclic(|workers: &WeakPool| {
             let seats = parts.into_iter().enumerate().map(|(worker, (inbox, sleeper, poller))| {
                 let context = Context {
                     worker,
                     poller: Arc::clone(&poller),
                     scratch: Scratch::new(),
-                    pool: BufferPool::new(PoolConfig::default()),
+                    pool: bounce[worker].clone(),
                     control: control.clone(),
                     local: LocalIo::default(),
                 };
                 let worker = Worker::new(context, Arc::clone(&inbox), Weak::clone(workers));
                 Arc::new(Seat::new(inbox, worker, Driver::new(poller, sleeper, AdaptiveSpin::new(spin))))
             });
-            Self { seats: seats.collect(), threads: Mutex::default() }
+            Self { seats: seats.collect(), bounce: bounce.clone(), threads: Mutex::default() }
         });
         #[cfg(feature = "simulation")]
         if crate::simulation::adopt_workers(&pool.seats) {
@@ -111,6 +114,15 @@ impl WorkerPool {
     /// Waits of callers that drove a worker themselves.
     pub(crate) fn driven_waits(&self) -> u64 {
         self.seats.iter().map(|seat| seat.visits()).sum()
+    }
+
+    /// What the bounce buffers of all workers hold.
+    pub(crate) fn bounce_stats(&self) -> PoolStats {
+        self.bounce.iter().map(BufferPool::stats).fold(PoolStats::default(), |sum, pool| PoolStats {
+            in_use_bytes: sum.in_use_bytes + pool.in_use_bytes,
+            free_bytes: sum.free_bytes + pool.free_bytes,
+            ..sum
+        })
     }
 
     pub(crate) fn seat(&self, worker: usize) -> Option<&Seat> {

@@ -24,7 +24,8 @@ pub(super) struct RemoteLane {
 impl RemoteLane {
     pub(super) fn new(attachment: Arc<Attachment>, context: &Context) -> Self {
         let table = attachment.with_view(|view| Arc::clone(&view.table));
-        let queue = QueuePair::new(table, context.pool.clone());
+        let mut queue = QueuePair::new(table, context.pool.clone());
+        attachment.latencies(context.worker).into_iter().for_each(|latencies| queue.note_latencies_in(latencies));
         Self { attachment, queue, socket: HostSocket::default(), asked: false }
     }
 

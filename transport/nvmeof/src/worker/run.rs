@@ -80,11 +80,11 @@ impl Lane {
     }
 
     fn publish(&self, worker: usize) {
-        let counters = match &self.device {
-            Device::Remote(lane) => lane.queue.counters(),
-            Device::Local(device) => device.counters(),
+        let (counters, depths) = match &self.device {
+            Device::Remote(lane) => (lane.queue.counters(), (lane.queue.in_flight(), lane.queue.waiting())),
+            Device::Local(device) => (device.counters(), (device.in_flight(), device.waiting())),
         };
-        self.attachment.publish(worker, counters);
+        self.attachment.publish(worker, counters, depths);
     }
 }
 
@@ -212,7 +212,9 @@ impl Worker {
                     tracing::error!(target: "nvferry::host", %error, "there is no I/O engine for local files");
                 }
                 let pool = self.context.pool.clone();
-                let device = LocalDevice::new(attachment.id, files, pool);
+                let mut device = LocalDevice::new(attachment.id, files, pool);
+                let latencies = attachment.latencies(self.context.worker);
+                latencies.into_iter().for_each(|latencies| device.note_latencies_in(latencies));
                 self.open(attachment, Device::Local(Box::new(device)));
             }
             Order::Connect { id, address, params } => self.with_lane(id, |lane, context| {

@@ -290,7 +290,7 @@ fn p08_a_device_that_goes_is_awaited_and_opened_anew_under_its_new_name() {
     bench.tree.remove("sys/block/nvme1n1");
     bench.tree.remove("sys/class/nvme/nvme1");
     bench.tree.remove("dev/nvme1n1");
-    until("the reconnect", || remote.attachment().status().reconnects == 1);
+    until("the reconnect", || remote.attachment().status().totals.reconnects == 1);
     assert_eq!(bench.calls(), 2);
     move_one(&remote, Operation::Write, 1, &RegisteredMemory::from(vec![7; 512])).unwrap();
     assert_eq!(std::fs::read(bench.tree.path("dev/nvme2n1")).unwrap()[512..1024], [7; 512]);
@@ -316,7 +316,7 @@ fn p08_a_restarted_target_that_describes_its_files_one_by_one_loses_none() {
     remote.update(&bench.segment, Instant::now() + PATIENCE).unwrap();
     until("the request's end", || !outcomes.ended().is_empty());
     assert_eq!(outcomes.ended()[0].1, Ok(()));
-    assert_eq!(remote.attachment().status().reconnects, 1);
+    assert_eq!(remote.attachment().status().totals.reconnects, 1);
 }
 
 #[test]

@@ -29,9 +29,9 @@ use crate::host::namespaces::NamespaceTable;
 use crate::intake::Intake;
 use crate::intake::edges::EdgeId;
 use crate::intake::lanes::LaneId;
-use crate::status::Counters;
+use crate::status::{CommandLatencies, Counters};
 use nvferry_auth::Secret;
-use nvferry_engine::{Failure, Slice};
+use nvferry_engine::{Failure, Operation, Slice};
 use nvferry_io::stream::Stream;
 use nvferry_io::vector::IoVecs;
 use nvferry_io::{AlignedBuf, BufferPool};
@@ -117,7 +117,7 @@ enum Op {
     /// A part of the authentication that follows it.
     Authenticate,
     /// Moves a slice.
-    Slice { lane: LaneId, attempts: u8 },
+    Slice { lane: LaneId, attempts: u8, op: Operation, begun_us: u32 },
     /// Reads a block that is to be written in part.
     EdgeRead { lane: LaneId, edge: EdgeId, attempts: u8 },
     /// Writes a merged block.
@@ -189,6 +189,17 @@ impl QueuePair {
     /// For streams of which a short receive does not mean that nothing more is there, as those in memory.
     pub fn distrust_short_receives(&mut self) {
         self.trust_short_receives = false;
+    }
+
+    /// Notes there how long commands take.
+    pub fn note_latencies_in(&mut self, latencies: Arc<CommandLatencies>) {
+        self.intake.latencies = latencies;
+    }
+
+    /// Slices, or parts of slices, that wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.intake.waiting()
     }
 
     /// Whether commands flow.

@@ -49,11 +49,12 @@ impl QueuePair {
             return false;
         }
         let mut issued = false;
+        let begun_us = self.intake.micros(now);
         while let Some(link) = &self.link
             && link.has_room()
         {
             let Some((lane, namespace, job)) = self.intake.next_job(link.free_slots(), now) else { break };
-            let Some((sqe, flow, payload, op)) = self.command(lane, &namespace, job) else { continue };
+            let Some((sqe, flow, payload, op)) = self.command(lane, &namespace, job, begun_us) else { continue };
             self.intake.lanes.get_mut(lane).in_flight += 1;
             let Some(link) = &mut self.link else { break };
             match link.submit(sqe, flow, payload, op) {
@@ -69,9 +70,12 @@ impl QueuePair {
     }
 
     /// Makes a job a command.
-    fn command(&mut self, lane: LaneId, namespace: &HostNamespace, job: Job) -> Option<Command> {
+    fn command(&mut self, lane: LaneId, namespace: &HostNamespace, job: Job, begun_us: u32) -> Option<Command> {
         match job {
-            Job::Slice(slice, attempts) => Some(self.slice_command(namespace, slice, lane, attempts)),
+            Job::Slice(slice, attempts) => {
+                let purpose = Op::Slice { lane, attempts, op: slice.op, begun_us };
+                Some(self.slice_command(namespace, slice, purpose))
+            }
             Job::EdgeRead(edge, attempts) => {
                 let BlockPlace { start, len, .. } = self.intake.edges.place(edge);
                 let Some(buf) = self.pool.get(len as usize) else {
@@ -95,7 +99,7 @@ impl QueuePair {
         }
     }
 
-    fn slice_command(&self, namespace: &HostNamespace, slice: Slice, lane: LaneId, attempts: u8) -> Command {
+    fn slice_command(&self, namespace: &HostNamespace, slice: Slice, purpose: Op) -> Command {
         let mask = u64::from(namespace.block_bytes()) - 1;
         let first = slice.offset & !mask;
         let end = (slice.offset + slice.len() as u64 + mask) & !mask;
@@ -106,7 +110,7 @@ impl QueuePair {
             Operation::Write => (NvmOpcode::Write, self.write_flow(len)),
         };
         let sqe = read_write(namespace, opcode, first, len);
-        (sqe, flow, Payload::Slice { slice, skip }, Op::Slice { lane, attempts })
+        (sqe, flow, Payload::Slice { slice, skip }, purpose)
     }
 
     /// In the capsule, if it may be that long.

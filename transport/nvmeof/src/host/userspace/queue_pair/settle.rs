@@ -38,7 +38,8 @@ impl QueuePair {
             match context {
                 Op::Connect => result = self.connect_answered(cqe),
                 Op::Authenticate => result = self.auth_answered(cqe, &payload, fault),
-                Op::Slice { lane, attempts } => {
+                Op::Slice { lane, attempts, op, begun_us } => {
+                    self.intake.note_took(op, begun_us, now);
                     self.intake.lanes.get_mut(lane).in_flight -= 1;
                     match (payload, trouble) {
                         (Payload::Slice { slice, .. }, None) => self.intake.complete(slice),
@@ -119,7 +120,7 @@ impl QueuePair {
     pub(super) fn requeue(&mut self, op: Op, payload: Payload, now: Instant) {
         let (lane, edge) = match op {
             Op::Connect | Op::Authenticate => return,
-            Op::Slice { lane, attempts } => {
+            Op::Slice { lane, attempts, .. } => {
                 self.intake.lanes.get_mut(lane).in_flight -= 1;
                 let Payload::Slice { slice, .. } = payload else { return };
                 if slice.deadline <= now {
