@@ -52,6 +52,16 @@ pub(crate) struct MetadataArgs {
     /// Keep the entries in memory only
     #[arg(long, alias = "no_store", conflicts_with = "store")]
     pub(crate) no_store: bool,
+    /// A file that holds the token (one line) that requests have to bear; without it everybody is answered
+    /// [env: NVFERRY_METADATA_TOKEN is the token itself, NVFERRY_METADATA_TOKEN_FILE such a file]
+    #[arg(long, alias = "token_file", value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Serve with TLS, as the server of this certificate, with those between it and its authority (PEM)
+    #[arg(long, alias = "tls_cert", env = "NVFERRY_METADATA_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The certificate's key (PEM)
+    #[arg(long, alias = "tls_key", env = "NVFERRY_METADATA_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
 }
 
 /// Serving, or looking what serving would do.

@@ -4,10 +4,12 @@ use crate::cli::MetadataArgs;
 use crate::log::Log;
 use crate::output;
 use crate::signals::StopSignal;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nvferry_store::metadata::Limits;
+use nvferry_engine::metadata::secret_file::read_secret;
+use nvferry_store::metadata::{Limits, TlsFiles, Token};
 use nvferry_store::{MetadataServer, MetadataServerOptions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Descriptors that are not connections: the store, the log, the listener, the runtime's own.
@@ -16,10 +18,14 @@ const OTHER_DESCRIPTORS: usize = 32;
 pub(crate) fn run(args: &MetadataArgs, log: Log) -> Result<()> {
     let stop = StopSignal::install(false)?;
     let store = store(args)?;
+    let token = token(args)?;
+    let tls = tls(args)?;
     let options = MetadataServerOptions {
         listen: args.listen.clone(),
         path: args.path.clone(),
         store: store.clone(),
+        token,
+        tls,
         limits: limits(),
         ..MetadataServerOptions::default()
     };
@@ -57,6 +63,42 @@ fn store(args: &MetadataArgs) -> Result<Option<PathBuf>> {
         format!("cannot make {} to keep the entries in; give --store FILE, or --no-store", directory.display())
     })?;
     Ok(Some(default_file(&directory, &args.listen)))
+}
+
+/// What requests have to bear: the flag's file, else the environment's token, else its file, as with clients.
+fn token(args: &MetadataArgs) -> Result<Option<Token>> {
+    let from_file = |file: &Path| {
+        check_closed("token", file)?;
+        let text = read_secret("token", file).map_err(|why| anyhow!(why))?;
+        Token::new(&text).with_context(|| format!("token file {}", file.display())).map(Some)
+    };
+    if let Some(file) = &args.token_file {
+        return from_file(file);
+    }
+    // Set and empty is a mistake, which must not open the service to everybody.
+    if let Some(text) = std::env::var_os("NVFERRY_METADATA_TOKEN") {
+        return Token::new(&text.to_string_lossy()).context("NVFERRY_METADATA_TOKEN").map(Some);
+    }
+    match std::env::var_os("NVFERRY_METADATA_TOKEN_FILE") {
+        Some(file) => from_file(Path::new(&file)),
+        None => Ok(None),
+    }
+}
+
+fn tls(args: &MetadataArgs) -> Result<Option<TlsFiles>> {
+    let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else { return Ok(None) };
+    check_closed("key", key)?;
+    Ok(Some(TlsFiles { certificate: certificate.clone(), key: key.clone() }))
+}
+
+/// A secret that everybody on this machine can read is none. What is wrong otherwise, reading it tells.
+fn check_closed(what: &str, file: &Path) -> Result<()> {
+    match std::fs::metadata(file) {
+        Ok(metadata) if metadata.is_file() && metadata.permissions().mode() & 0o007 != 0 => {
+            bail!("the {what} file {} is open to everybody: chmod 600 it", file.display())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// One file for each address, so that two services on one machine do not meet.

@@ -3,6 +3,7 @@
 use super::http::Service;
 use super::limits::Limits;
 use super::metrics::{Counted, Metrics};
+use super::tls::{self, Acceptor};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -10,7 +11,7 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -30,11 +31,18 @@ const REFUSAL_TIME: Duration = Duration::from_secs(1);
 /// When no connection can be accepted (no descriptors left), this long passes before the next try.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-const REFUSAL: &str = "too many connections are open already; try later";
+/// What is said in place of an answer: the rest of the status line, headers, text.
+struct Refusal(&'static str, &'static str);
+
+const TOO_MANY: Refusal =
+    Refusal("503 Service Unavailable\r\nretry-after: 1", "too many connections are open already; try later");
+
+const NOT_TLS: Refusal = Refusal("400 Bad Request", "this service speaks TLS: begin its address with https://");
 
 /// Serves until `stopping` says so, then lets requests end, at most for `patience`.
 pub(super) async fn serve(
     listener: TcpListener,
+    acceptor: Option<Acceptor>,
     service: Arc<Service>,
     limits: Limits,
     metrics: Arc<Metrics>,
@@ -62,16 +70,20 @@ pub(super) async fn serve(
         if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
             let counted = Counted::new(&metrics.connections);
             let (service, limits, stopping) = (Arc::clone(&service), limits.clone(), stopping.clone());
+            let acceptor = acceptor.clone();
             tasks.spawn(async move {
-                connection(stream, service, &limits, stopping).await;
+                connection(stream, acceptor, service, &limits, stopping).await;
                 drop((place, counted));
             });
         } else {
             metrics.refused_connections.inc();
-            if let Ok(place) = Arc::clone(&refusals).try_acquire_owned() {
+            // With TLS, nothing can be said without the work of a handshake.
+            if acceptor.is_none()
+                && let Ok(place) = Arc::clone(&refusals).try_acquire_owned()
+            {
                 tasks.spawn(async move {
                     // Whoever does not take the answer in time is cut off without one.
-                    let _ = tokio::time::timeout(REFUSAL_TIME, refuse(stream)).await;
+                    let _ = tokio::time::timeout(REFUSAL_TIME, refuse(stream, TOO_MANY)).await;
                     drop(place);
                 });
             }
@@ -98,11 +110,46 @@ fn ended_early(error: &io::Error) -> bool {
     )
 }
 
-async fn connection(stream: TcpStream, service: Arc<Service>, limits: &Limits, mut stopping: watch::Receiver<bool>) {
+async fn connection(
+    stream: TcpStream,
+    acceptor: Option<Acceptor>,
+    service: Arc<Service>,
+    limits: &Limits,
+    mut stopping: watch::Receiver<bool>,
+) {
     if let Err(error) = prepare(&stream, limits) {
         tracing::debug!(%error, "a connection could not be set up");
         return;
     }
+    let Some(acceptor) = acceptor else { return requests(stream, service, limits, stopping).await };
+    let shaken = tokio::select! {
+        shaken = tokio::time::timeout(limits.receive, shake_hands(stream, &acceptor)) => shaken,
+        () = stopped(&mut stopping) => return,
+    };
+    match shaken {
+        Ok(Ok(stream)) => requests(stream, service, limits, stopping).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a TLS connection was not made"),
+        Err(_) => tracing::debug!("a TLS connection was not made in time"),
+    }
+}
+
+async fn shake_hands(stream: TcpStream, acceptor: &Acceptor) -> io::Result<tls::Stream> {
+    let mut first = [0];
+    stream.peek(&mut first).await?;
+    if first[0].is_ascii_alphabetic() {
+        refuse(stream, NOT_TLS).await?;
+        return Err(io::Error::other("the client does not speak TLS"));
+    }
+    tls::accept(acceptor, stream).await
+}
+
+/// Answers the requests of one connection.
+async fn requests<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    service: Arc<Service>,
+    limits: &Limits,
+    mut stopping: watch::Receiver<bool>,
+) {
     let answer = service_fn(move |request| {
         let service = Arc::clone(&service);
         async move { Ok::<_, Infallible>(service.answer(request).await) }
@@ -132,11 +179,11 @@ fn prepare(stream: &TcpStream, limits: &Limits) -> io::Result<()> {
     socket2::SockRef::from(stream).set_tcp_user_timeout(Some(limits.send))
 }
 
-async fn refuse(mut stream: TcpStream) -> io::Result<()> {
+async fn refuse(mut stream: TcpStream, Refusal(status, text): Refusal) -> io::Result<()> {
     let answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n\
-         content-type: text/plain; charset=utf-8\r\ncontent-length: {}\r\n\r\n{REFUSAL}",
-        REFUSAL.len()
+        "HTTP/1.1 {status}\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n\
+         content-length: {}\r\n\r\n{text}",
+        text.len()
     );
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await?;

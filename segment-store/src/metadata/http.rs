@@ -1,16 +1,18 @@
 //! From a request to its answer. Statuses and texts are the original's where it has them.
 
+use super::access::{Entry, Token};
 use super::connections::stopped;
 use super::directory::{Claim, Command, Outcome, Refusal};
 use super::limits::Limits;
 use super::metrics::{self, Counted, Method, Metrics};
 use super::query::{self, QueryError};
+use super::server::MetadataServerOptions;
 use super::view::{OwnerId, Version};
 use super::writer::{WriteError, WriterHandle};
 use super::{OWNER_HEADER, TTL_HEADER, VERSION_HEADER};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Request, Response, StatusCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,6 +27,10 @@ const TEXT: &str = "text/plain; charset=utf-8";
 /// Why a request was not carried out, in a sentence for whoever sent it.
 #[derive(Debug, thiserror::Error)]
 enum Problem {
+    #[error("this service wants its token, in the header `Authorization: Bearer <token>`")]
+    NoToken,
+    #[error("this is not the token of this service")]
+    WrongToken,
     #[error("metadata key is required")]
     NoKey,
     #[error("the key has {len} bytes; at most {limit} are taken")]
@@ -56,6 +62,7 @@ enum Problem {
 impl Problem {
     fn status(&self) -> StatusCode {
         match self {
+            Self::NoToken | Self::WrongToken => StatusCode::UNAUTHORIZED,
             Self::NoKey | Self::Query(_) | Self::Header { .. } | Self::BodyBroken => StatusCode::BAD_REQUEST,
             Self::KeyTooLong { .. } => StatusCode::URI_TOO_LONG,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -78,6 +85,15 @@ impl Problem {
         if let Self::Method { allow } = self {
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
         }
+        // RFC 6750, section 3: a client that showed no token is not told of an error.
+        let challenge = match self {
+            Self::NoToken => Some(r#"Bearer realm="nvferry metadata""#),
+            Self::WrongToken => Some(r#"Bearer realm="nvferry metadata", error="invalid_token""#),
+            _ => None,
+        };
+        if let Some(challenge) = challenge {
+            answer.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
         if self.status() == StatusCode::SERVICE_UNAVAILABLE {
             answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
@@ -88,6 +104,7 @@ impl Problem {
 /// Answers the requests of all connections.
 pub(super) struct Service {
     path: String,
+    token: Option<Token>,
     writer: WriterHandle,
     limits: Limits,
     metrics: Arc<Metrics>,
@@ -128,15 +145,16 @@ struct Health {
 
 impl Service {
     pub(super) fn new(
-        path: String,
+        options: &MetadataServerOptions,
         writer: WriterHandle,
-        limits: &Limits,
         metrics: Arc<Metrics>,
         durable: bool,
         stopping: watch::Receiver<bool>,
     ) -> Self {
+        let limits = &options.limits;
         Self {
-            path,
+            path: options.path.clone(),
+            token: options.token.clone(),
             writer,
             limits: limits.clone(),
             metrics,
@@ -152,13 +170,28 @@ impl Service {
     pub(super) async fn answer(&self, request: Request<Incoming>) -> Answer {
         let started = Instant::now();
         let (method, result) = if request.uri().path() == self.path {
-            self.metadata(request).await
+            match self.entry(request.headers()) {
+                Ok(()) => self.metadata(request).await,
+                Err(problem) => {
+                    self.discard(request.into_body()).await;
+                    (Method::OTHER, Err(problem))
+                }
+            }
         } else {
             (Method::OTHER, self.other(&request))
         };
         let answer = result.unwrap_or_else(|problem| problem.answer());
         self.metrics.request(method, answer.status().as_u16(), started.elapsed());
         answer
+    }
+
+    /// Whether this client is answered. Health and figures are open to everybody: they name no key and no address.
+    fn entry(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        match self.token.as_ref().map_or(Entry::Open, |token| token.entry(headers)) {
+            Entry::Open => Ok(()),
+            Entry::NoToken => Err(Problem::NoToken),
+            Entry::WrongToken => Err(Problem::WrongToken),
+        }
     }
 
     fn other(&self, request: &Request<Incoming>) -> Result<Answer, Problem> {

@@ -1,11 +1,13 @@
 //! The metadata server as a thing that starts, says where it is, and stops. It brings its own threads, so that
 //! callers need no async runtime.
 
+use super::access::Token;
 use super::connections;
 use super::disk::DiskError;
 use super::http::Service;
 use super::limits::Limits;
 use super::metrics::Metrics;
+use super::tls::{self, Acceptor, TlsFiles};
 use super::writer::{self, StartWriterError, WriterHandle};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
@@ -24,6 +26,10 @@ pub struct MetadataServerOptions {
     pub path: String,
     /// The file that keeps the entries over restarts; `None` keeps them in memory only.
     pub store: Option<PathBuf>,
+    /// What requests have to bear; `None` answers everybody.
+    pub token: Option<Token>,
+    /// With what it shows clients that it is the one that they mean. Needs the feature `tls`.
+    pub tls: Option<TlsFiles>,
     /// What is bounded, and by how much.
     pub limits: Limits,
     /// When stopping, requests under way have this long to end.
@@ -37,6 +43,8 @@ impl Default for MetadataServerOptions {
             listen: "127.0.0.1:0".into(),
             path: "/metadata".into(),
             store: None,
+            token: None,
+            tls: None,
             limits: Limits::default(),
             patience: Duration::from_secs(5),
         }
@@ -74,6 +82,9 @@ pub enum StartError {
     /// The file cannot be used.
     #[error(transparent)]
     Store(#[from] DiskError),
+    /// It cannot speak TLS.
+    #[error("cannot serve with TLS: {0}")]
+    Tls(String),
     /// The machine is out of something.
     #[error("cannot start the metadata server: {0}")]
     System(io::Error),
@@ -104,7 +115,8 @@ impl MetadataServer {
     /// When the address or path is wrong, the port is taken, or the store cannot be used.
     pub fn start(options: MetadataServerOptions) -> Result<Self, StartError> {
         check_path(&options.path)?;
-        let listener = listen(&options.listen)?;
+        let acceptor = options.tls.as_ref().map(tls::acceptor).transpose().map_err(StartError::Tls)?;
+        let listener = listen(&options)?;
         let address = listener.local_addr().map_err(StartError::System)?;
         let metrics = Arc::new(Metrics::new());
         let durable = options.store.is_some();
@@ -119,11 +131,12 @@ impl MetadataServer {
             .build()
             .map_err(StartError::System)?;
         let (stop, stopping) = watch::channel(false);
-        let url = format!("http://{}{}", reachable(address), options.path);
+        let scheme = if acceptor.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}{}", reachable(address), options.path);
         let thread = std::thread::Builder::new()
             .name("nvferry-meta".into())
             .spawn(move || {
-                runtime.block_on(run(listener, options, writer, durable, metrics, stopping));
+                runtime.block_on(run(listener, acceptor, options, writer, durable, metrics, stopping));
                 // Tasks hold handles of the writer, and it ends when the last is gone.
                 drop(runtime);
                 if writer_thread.join().is_err() {
@@ -140,7 +153,7 @@ impl MetadataServer {
         self.address
     }
 
-    /// Where clients on this machine find the metadata: `http://address:port/metadata`.
+    /// Where clients on this machine find the metadata: `http://address:port/metadata`, or `https://`.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
@@ -170,6 +183,7 @@ impl Drop for MetadataServer {
 
 async fn run(
     listener: TcpListener,
+    acceptor: Option<Acceptor>,
     options: MetadataServerOptions,
     writer: WriterHandle,
     durable: bool,
@@ -180,9 +194,8 @@ async fn run(
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "the metadata server cannot watch its socket"),
     };
-    let service =
-        Arc::new(Service::new(options.path, writer, &options.limits, Arc::clone(&metrics), durable, stopping.clone()));
-    connections::serve(listener, service, options.limits, metrics, stopping, options.patience).await;
+    let service = Arc::new(Service::new(&options, writer, Arc::clone(&metrics), durable, stopping.clone()));
+    connections::serve(listener, acceptor, service, options.limits, metrics, stopping, options.patience).await;
 }
 
 fn check_path(path: &str) -> Result<(), StartError> {
@@ -198,14 +211,18 @@ fn check_path(path: &str) -> Result<(), StartError> {
     Err(StartError::Path { path: path.to_owned(), reason })
 }
 
-fn listen(listen: &str) -> Result<TcpListener, StartError> {
+fn listen(options: &MetadataServerOptions) -> Result<TcpListener, StartError> {
+    let listen = options.listen.as_str();
     let bad = |reason: String| StartError::Address { listen: listen.to_owned(), reason };
     let mut failed = None;
     for address in listen.to_socket_addrs().map_err(|error| bad(error.to_string()))? {
         match TcpListener::bind(address).and_then(|listener| listener.set_nonblocking(true).map(|()| listener)) {
             Ok(listener) => {
-                if !address.ip().is_loopback() {
+                if address.ip().is_loopback() {
+                } else if options.token.is_none() {
                     tracing::warn!(%address, "anyone who reaches this address can read and change the metadata");
+                } else if options.tls.is_none() {
+                    tracing::warn!(%address, "without TLS the token crosses the network where others can read it");
                 }
                 return Ok(listener);
             }

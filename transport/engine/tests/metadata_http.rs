@@ -283,3 +283,76 @@ fn a_server_without_versions_is_not_watched() {
     assert!(seen.try_iter().all(|request| request.line.contains("key=other")));
     assert_eq!(count.load(Ordering::SeqCst), 0);
 }
+
+/// A client with a token, and the file that it came from.
+fn with_token(url: &str, token: &str) -> HttpStore {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("{token}\n")).unwrap();
+    HttpStore::new(&format!("{url}?token_file={}", file.path().display())).unwrap()
+}
+
+#[test]
+fn the_token_goes_with_every_call_and_every_question_of_a_watch() {
+    let version = "X-Nvferry-Version: 1\r\n";
+    let answers = [200, 200, 200, 404].map(|status| Answer::Say(status, version, vec![]));
+    let (url, seen) = serve(answers.into());
+    let store = with_token(&url, "geheim");
+    store.get("k", soon()).unwrap();
+    store.put("k", "v", None, soon()).unwrap();
+    store.remove("k", None, soon()).unwrap();
+    let _watch = store.watch("k", Some(0), counter().0).unwrap();
+    for _ in 0..4 {
+        let seen = seen.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(seen.headers.contains("authorization: bearer geheim\r\n"), "{}: {}", seen.line, seen.headers);
+    }
+}
+
+#[test]
+fn p13_a_redirect_is_refused_and_takes_the_token_nowhere() {
+    let (elsewhere, lured) = serve(vec![say(200, "evil")]);
+    for status in [301, 302, 303, 307, 308] {
+        let headers: &'static str = format!("Location: {elsewhere}?key=k&token=geheim\r\n").leak();
+        let (url, seen) = serve(vec![Answer::Say(status, headers, vec![]), Answer::Say(status, headers, vec![])]);
+        let store = with_token(&url, "geheim");
+        for error in [store.get("k", soon()).unwrap_err(), store.put("k", "v", None, soon()).unwrap_err()] {
+            assert!(matches!(error, MetadataError::Refused { status: said, .. } if said == status), "{error:?}");
+            assert!(error.to_string().contains(&elsewhere) && error.to_string().contains("not followed"), "{error}");
+            assert!(!error.to_string().contains("geheim"), "{error}");
+        }
+        assert_eq!(seen.try_iter().count(), 2);
+    }
+    assert!(lured.try_recv().is_err(), "somebody went there");
+}
+
+#[test]
+fn a_server_that_repeats_the_token_does_not_get_it_into_errors() {
+    let (url, _seen) = serve(vec![
+        say(401, "not geheim"),
+        say(500, "geheim"),
+        say(409, "taken by geheim"),
+        Answer::Say(200, "", b"\xffgeheim".to_vec()),
+        say(200, "geheim is no listing"),
+        say(401, &format!("{}geheim", "x".repeat(157))),
+    ]);
+    let store = with_token(&url, "geheim");
+    let errors = [
+        store.get("k", soon()).unwrap_err(),
+        store.get("k", soon()).unwrap_err(),
+        store.put("k", "v", None, soon()).unwrap_err(),
+        store.get("k", soon()).unwrap_err(),
+        store.list("k", soon()).unwrap_err(),
+        store.get("k", soon()).unwrap_err(),
+    ];
+    for error in errors {
+        let shown = format!("{error} {error:?} {store:?} {}", store.location());
+        assert!(!shown.contains("geh"), "{shown}");
+    }
+}
+
+#[cfg(not(feature = "tls"))]
+#[test]
+fn a_build_without_tls_says_how_to_get_it() {
+    let error = HttpStore::new("https://127.0.0.1:1/metadata").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotImplemented);
+    assert!(error.to_string().contains("--features tls"), "{error}");
+}

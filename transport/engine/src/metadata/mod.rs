@@ -10,6 +10,7 @@
 pub mod etcd;
 pub mod http;
 pub mod memory;
+pub mod secret_file;
 
 use crate::deadline::Deadline;
 use crate::error::{EngineError, ErrorKind};
@@ -124,6 +125,16 @@ pub enum MetadataError {
         /// What the operating system or the library says.
         cause: String,
     },
+    /// The service did not prove to be the one that is meant, or does not speak TLS. Nothing was sent.
+    #[error("{attempt} at the metadata service {location}: no TLS connection that can be trusted: {cause}")]
+    Tls {
+        /// The service.
+        location: String,
+        /// The call and its key.
+        attempt: String,
+        /// What is wrong with the certificate or the handshake.
+        cause: String,
+    },
     /// No answer in time.
     #[error("{attempt} at the metadata service {location}: no whole answer within {waited_ms} ms")]
     Late {
@@ -193,7 +204,7 @@ impl MetadataError {
     #[must_use]
     pub fn may_be_done(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Taken { .. } | Self::Client { .. } => false,
+            Self::Unreachable { .. } | Self::Tls { .. } | Self::Taken { .. } | Self::Client { .. } => false,
             Self::Refused { status, .. } => *status >= 500,
             _ => true,
         }
@@ -223,7 +234,7 @@ pub(crate) fn shorten(text: &str) -> String {
 /// Where an engine finds its metadata service.
 #[derive(Clone)]
 pub enum MetadataSource {
-    /// By address: `http://host:port/path`, `etcd://host:port` (with the feature `etcd`), or `memory:name` for a service
+    /// By address: `http://host:port/path`, `https://host:port/path` (with the feature `tls`), `etcd://host:port` (with the feature `etcd`), or `memory:name` for a service
     /// within this process.
     Address(String),
     /// A service that the caller made.
@@ -285,8 +296,7 @@ fn open_address(address: &str) -> Result<Arc<dyn MetadataStore>, EngineError> {
             ErrorKind::InvalidArgument,
             "no address is given: use http://host:port/metadata, or memory:name within one process",
         ),
-        "http" => Ok(Arc::new(http::HttpStore::new(address)?)),
-        "https" => refused(ErrorKind::NotImplemented, "this build has no TLS: use http://"),
+        "http" | "https" => Ok(Arc::new(http::HttpStore::new(address)?)),
         #[cfg(feature = "etcd")]
         "etcd" | "etcds" => Ok(Arc::new(etcd::EtcdStore::new(address)?)),
         #[cfg(not(feature = "etcd"))]
@@ -310,7 +320,13 @@ fn without_secrets(address: &str) -> String {
     let shown = address.split_once("://").and_then(|(scheme, rest)| {
         let (place, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let (user, host) = place.rsplit_once('@')?;
-        Some(format!("{scheme}://{}@{host}{path}", user.split(':').next().unwrap_or_default()))
+        let user = match user.split_once(':') {
+            // Some services take a token for a user. This one does not, but it may have been meant.
+            _ if scheme.to_ascii_lowercase().starts_with("http") => "…",
+            Some((user, _)) => user,
+            None => user,
+        };
+        Some(format!("{scheme}://{user}@{host}{path}"))
     });
     format!("{}{options}", shown.as_deref().unwrap_or(address))
 }
@@ -334,6 +350,7 @@ mod tests {
             assert!(error.to_string().contains("--features etcd"), "{error}");
         }
         for (address, kind) in [
+            #[cfg(not(feature = "tls"))]
             ("https://a/metadata", ErrorKind::NotImplemented),
             ("redis://a:1", ErrorKind::NotImplemented),
             ("http://", ErrorKind::InvalidArgument),
@@ -351,7 +368,8 @@ mod tests {
     #[test]
     fn passwords_are_not_shown() {
         assert_eq!(without_secrets("etcd://u:p@w@a:1,b:2/x?ca=/y"), "etcd://u@a:1,b:2/x?…");
-        assert_eq!(without_secrets("http://u:p@a:1/m@x"), "http://u@a:1/m@x");
+        assert_eq!(without_secrets("http://u:p@a:1/m@x"), "http://…@a:1/m@x");
+        assert_eq!(without_secrets("https://token@a:1"), "https://…@a:1");
         assert_eq!(without_secrets("a:1?password=p"), "a:1?…");
         for address in ["http://a:1/m@x", "a:1", "etcd://u@a:1"] {
             assert_eq!(without_secrets(address), address);

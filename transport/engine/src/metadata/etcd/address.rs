@@ -5,7 +5,8 @@
 //! from a file.
 
 use crate::error::{EngineError, ErrorKind};
-use std::path::{Path, PathBuf};
+use crate::metadata::secret_file::read_secret;
+use std::path::PathBuf;
 
 /// The user's password.
 const PASSWORD_VARIABLE: &str = "NVFERRY_ETCD_PASSWORD";
@@ -152,7 +153,7 @@ impl User {
             None => variable(PASSWORD_FILE_VARIABLE).map(PathBuf::from),
         });
         let password = match file {
-            Some(file) => read_secret(&file)?,
+            Some(file) => read_secret("password", &file)?,
             None => variable(PASSWORD_VARIABLE).ok_or_else(|| {
                 format!(
                     "user {name} has no password: set {PASSWORD_VARIABLE}, or name a file that holds it in \
@@ -162,17 +163,6 @@ impl User {
         };
         Ok(Self { name: name.to_owned(), password })
     }
-}
-
-/// One line, without its end.
-fn read_secret(file: &Path) -> Result<String, String> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| format!("the password file {} cannot be read: {error}", file.display()))?;
-    let secret = text.trim_end_matches(['\n', '\r']);
-    if secret.is_empty() || secret.contains(['\n', '\r']) {
-        return Err(format!("the password file {} must hold one line, the password", file.display()));
-    }
-    Ok(secret.to_owned())
 }
 
 #[cfg(test)]

@@ -5,12 +5,21 @@
 //! header `X-Nvferry-Version` on answers, and on `GET` `wait_ms=` and `version=` (answer when the version is another one,
 //! or after that long) or `prefix=` and `after=` in place of the key (list keys). With a server that lacks these, nothing
 //! expires, readers learn of changes when they miss something, and listing is refused.
+//!
+//! [`access`] takes the address apart and finds the token; `tls`, with the feature of that name, decides which servers
+//! are believed.
+
+mod access;
+#[cfg(feature = "tls")]
+mod tls;
 
 use super::{MetadataError, MetadataStore, OnChange, Ownership, Versioned, Watch, shorten};
 use crate::control_runtime::control_runtime;
 use crate::deadline::Deadline;
 use crate::error::{EngineError, ErrorKind};
-use reqwest::{Client, Method, Response, StatusCode, Url};
+use access::{Access, Token};
+use reqwest::header::{AUTHORIZATION, LOCATION};
+use reqwest::{Client, Method, Response, StatusCode};
 use std::error::Error;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -38,6 +47,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub struct HttpStore {
     url: String,
+    token: Option<Token>,
     client: Client,
 }
 
@@ -91,35 +101,53 @@ impl Call {
     }
 
     fn target(&self, url: &str) -> String {
-        let separator = if url.contains('?') { '&' } else { '?' };
         let (name, value) = match &self.subject {
             Subject::Key(key) => ("key", key),
             Subject::KeysThatBegin(prefix) => ("prefix", prefix),
         };
-        format!("{url}{separator}{name}={}{}", percent_encoded(value), self.query)
+        format!("{url}?{name}={}{}", percent_encoded(value), self.query)
     }
 }
 
 impl HttpStore {
-    /// A client of the service at this URL. Nothing is connected yet.
+    /// A client of the service at this URL. Nothing is connected yet; files that the address or the environment name are
+    /// read.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] when it is no URL.
+    /// [`ErrorKind::InvalidArgument`] when it is no URL, has a password in it, or names files that cannot be used;
+    /// [`ErrorKind::NotImplemented`] for `https://` without the feature `tls`.
     pub fn new(url: &str) -> Result<Self, EngineError> {
-        let refused = |kind, why: String| EngineError::new(kind, format!("metadata service '{url}': {why}"));
-        let parsed = Url::parse(url).map_err(|error| refused(ErrorKind::InvalidArgument, error.to_string()))?;
-        if parsed.host_str().is_none_or(str::is_empty) {
-            return Err(refused(ErrorKind::InvalidArgument, "it names no host".into()));
+        let shown = super::without_secrets(url);
+        let refused = |kind, why: String| EngineError::new(kind, format!("metadata service '{shown}': {why}"));
+        let access = Access::parse(url, |name| std::env::var_os(name))
+            .map_err(|why| refused(ErrorKind::InvalidArgument, why))?;
+        let builder = Client::builder();
+        #[cfg(feature = "tls")]
+        let builder = {
+            let config = if access.is_tls { tls::config(access.ca.as_deref()) } else { tls::unused() };
+            let config = config.map_err(|why| refused(ErrorKind::InvalidArgument, why))?;
+            builder.https_only(access.is_tls).tls_backend_preconfigured(config)
+        };
+        #[cfg(not(feature = "tls"))]
+        if access.is_tls {
+            let why = "this build has no TLS: build it with `--features tls`, or use http://".into();
+            return Err(refused(ErrorKind::NotImplemented, why));
         }
-        let client = Client::builder()
+        let client = builder
             // The service stands in the cluster: a proxy would only be in the way, and would cut long polls.
             .no_proxy()
-            // Nobody may send readers elsewhere.
+            // Nobody may send readers elsewhere, nor the token.
             .redirect(reqwest::redirect::Policy::none())
             .pool_idle_timeout(Duration::from_secs(5))
             .build()
             .map_err(|error| refused(ErrorKind::Context, causes(&error)))?;
-        Ok(Self { url: url.trim_end_matches('?').to_owned(), client })
+        if access.token.is_some() && !access.is_tls && !access.is_loopback {
+            tracing::warn!(
+                url = access.url,
+                "the metadata service's token crosses the network where others can read it: use https://"
+            );
+        }
+        Ok(Self { url: access.url, token: access.token, client })
     }
 
     fn call(&self, call: Call, deadline: Deadline) -> Result<Answer, MetadataError> {
@@ -163,6 +191,9 @@ impl HttpStore {
 
     async fn try_once(&self, call: &Call) -> Result<Answer, Trouble> {
         let mut request = self.client.request(call.method.clone(), call.target(&self.url));
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, token.header());
+        }
         if let Some(owner) = &call.owner {
             request = request.header(OWNER_HEADER, &owner.id);
             if call.body.is_some() {
@@ -177,6 +208,13 @@ impl HttpStore {
     }
 
     async fn receive(&self, call: &Call, mut response: Response) -> Result<Answer, Trouble> {
+        if response.status().is_redirection() {
+            let (location, attempt) = (self.url.clone(), call.attempt());
+            let to = response.headers().get(LOCATION).map_or("elsewhere".into(), |to| self.shown(to.as_bytes()));
+            let answer = format!("go to {to}; that is not followed: give the service's own address");
+            let status = response.status().as_u16();
+            return Err(Trouble::Final(MetadataError::Refused { location, attempt, status, answer }));
+        }
         let version = response.headers().get(VERSION_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(|error| self.trouble(call, &error))? {
@@ -192,6 +230,10 @@ impl HttpStore {
     fn trouble(&self, call: &Call, error: &reqwest::Error) -> Trouble {
         let (location, attempt) = (self.url.clone(), call.attempt());
         let cause = causes(error);
+        #[cfg(feature = "tls")]
+        if let Some(cause) = tls::trouble(error) {
+            return Trouble::Final(MetadataError::Tls { location, attempt, cause });
+        }
         // Nobody listening does not get better within milliseconds; neither does a request that is wrong.
         if error.is_connect() || error.is_builder() {
             Trouble::Final(MetadataError::Unreachable { location, attempt, cause })
@@ -200,9 +242,21 @@ impl HttpStore {
         }
     }
 
+    /// The beginning of what a server said, which may repeat the token: it is not believed to keep it.
+    fn shown(&self, answer: &[u8]) -> String {
+        let text = String::from_utf8_lossy(answer);
+        match &self.token {
+            Some(token) => shorten(&token.hidden_in(&text)),
+            None => shorten(&text),
+        }
+    }
+
     fn refused(&self, call: &Call, answer: &Answer) -> MetadataError {
         let (location, attempt) = (self.url.clone(), call.attempt());
-        let text = shorten(&String::from_utf8_lossy(&answer.body));
+        let mut text = self.shown(&answer.body);
+        if answer.status == StatusCode::UNAUTHORIZED {
+            text.push_str(if self.token.is_some() { access::TOKEN_IS_WRONG } else { access::TOKEN_IS_MISSING });
+        }
         match answer.status {
             StatusCode::CONFLICT => MetadataError::Taken { location, attempt, answer: text },
             status => MetadataError::Refused { location, attempt, status: status.as_u16(), answer: text },
@@ -230,7 +284,7 @@ impl MetadataStore for HttpStore {
                 Err(error) => Err(MetadataError::NotText {
                     location: self.url.clone(),
                     attempt: call.attempt(),
-                    received: shorten(&String::from_utf8_lossy(error.as_bytes())),
+                    received: self.shown(error.as_bytes()),
                 }),
             },
             StatusCode::NOT_FOUND if is_miss(&answer) => Ok(None),
@@ -271,7 +325,7 @@ impl MetadataStore for HttpStore {
             let page: Page = serde_json::from_slice(&answer.body).map_err(|_| MetadataError::NotText {
                 location: self.url.clone(),
                 attempt: call.attempt(),
-                received: shorten(&String::from_utf8_lossy(&answer.body)),
+                received: self.shown(&answer.body),
             })?;
             keys.extend(page.keys.into_iter().map(|listed| listed.key));
             // A page that does not lead on ends it, whatever it says.
