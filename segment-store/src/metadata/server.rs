@@ -218,11 +218,8 @@ fn listen(options: &MetadataServerOptions) -> Result<TcpListener, StartError> {
     for address in listen.to_socket_addrs().map_err(|error| bad(error.to_string()))? {
         match TcpListener::bind(address).and_then(|listener| listener.set_nonblocking(true).map(|()| listener)) {
             Ok(listener) => {
-                if address.ip().is_loopback() {
-                } else if options.token.is_none() {
-                    tracing::warn!(%address, "anyone who reaches this address can read and change the metadata");
-                } else if options.tls.is_none() {
-                    tracing::warn!(%address, "without TLS the token crosses the network where others can read it");
+                if let Some(exposed) = exposed(address.ip(), options.token.is_some(), options.tls.is_some()) {
+                    tracing::warn!(%address, "{exposed}");
                 }
                 return Ok(listener);
             }
@@ -230,6 +227,16 @@ fn listen(options: &MetadataServerOptions) -> Result<TcpListener, StartError> {
         }
     }
     Err(failed.unwrap_or_else(|| bad("the name has no address".to_owned())))
+}
+
+/// What a service that listens there lays open, to be warned of.
+fn exposed(ip: IpAddr, has_token: bool, has_tls: bool) -> Option<&'static str> {
+    match (has_token, has_tls) {
+        _ if ip.is_loopback() => None,
+        (false, _) => Some("anyone who reaches this address can read and change the metadata"),
+        (true, false) => Some("without TLS the token crosses the network where others can read it"),
+        (true, true) => None,
+    }
 }
 
 /// The address that a client on this machine connects to.
@@ -240,4 +247,25 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
     };
     SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_laid_open_is_warned_of() {
+        let warned = |ip: &str, has_token, has_tls| {
+            exposed(ip.parse().unwrap(), has_token, has_tls).map(|text| text.split(' ').next().unwrap())
+        };
+        for ip in ["127.0.0.1", "127.1.2.3", "::1"] {
+            assert_eq!(warned(ip, false, false), None, "{ip}");
+        }
+        for ip in ["0.0.0.0", "10.0.0.1", "::", "fe80::1"] {
+            assert_eq!(warned(ip, false, false), Some("anyone"), "{ip}");
+            assert_eq!(warned(ip, false, true), Some("anyone"), "{ip}: TLS keeps nobody out");
+            assert_eq!(warned(ip, true, false), Some("without"), "{ip}");
+            assert_eq!(warned(ip, true, true), None, "{ip}");
+        }
+    }
 }
