@@ -61,7 +61,8 @@ mod without {
     use super::{TcpStream, TlsFiles, io};
 
     /// There is none.
-    pub(in super::super) type Acceptor = std::convert::Infallible;
+    #[derive(Clone)]
+    pub(in super::super) enum Acceptor {}
     pub(in super::super) type Stream = TcpStream;
 
     pub(in super::super) fn acceptor(_: &TlsFiles) -> Result<Acceptor, String> {

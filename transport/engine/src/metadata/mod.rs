@@ -234,8 +234,8 @@ pub(crate) fn shorten(text: &str) -> String {
 /// Where an engine finds its metadata service.
 #[derive(Clone)]
 pub enum MetadataSource {
-    /// By address: `http://host:port/path`, `https://host:port/path` (with the feature `tls`), `etcd://host:port` (with the feature `etcd`), or `memory:name` for a service
-    /// within this process.
+    /// By address: `http://host:port/path`, `https://host:port/path` (with the feature `tls`), `etcd://host:port` (with
+    /// the feature `etcd`), or `memory:name` for a service within this process.
     Address(String),
     /// A service that the caller made.
     Store(Arc<dyn MetadataStore>),
@@ -310,23 +310,21 @@ fn open_address(address: &str) -> Result<Arc<dyn MetadataStore>, EngineError> {
     }
 }
 
-/// The address without what may be secret in it: `scheme://user:password@host/path?option=value` becomes
-/// `scheme://user@host/path?…`.
+/// The address without what may be secret in it: `etcd://user:password@host/path?option=value` becomes
+/// `etcd://user@host/path?…`, and `http://user:password@host/path` becomes `http://…@host/path`.
 fn without_secrets(address: &str) -> String {
     let (address, options) = match address.split_once('?') {
         Some((address, _)) => (address, "?…"),
         None => (address, ""),
     };
     let shown = address.split_once("://").and_then(|(scheme, rest)| {
+        if scheme.to_ascii_lowercase().starts_with("http") {
+            // No user belongs there, but somebody may have meant one, or a token, and with a `/` in the password.
+            return rest.rsplit_once('@').map(|(_, place)| format!("{scheme}://…@{place}"));
+        }
         let (place, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let (user, host) = place.rsplit_once('@')?;
-        let user = match user.split_once(':') {
-            // Some services take a token for a user. This one does not, but it may have been meant.
-            _ if scheme.to_ascii_lowercase().starts_with("http") => "…",
-            Some((user, _)) => user,
-            None => user,
-        };
-        Some(format!("{scheme}://{user}@{host}{path}"))
+        Some(format!("{scheme}://{}@{host}{path}", user.split(':').next().unwrap_or_default()))
     });
     format!("{}{options}", shown.as_deref().unwrap_or(address))
 }
@@ -368,10 +366,11 @@ mod tests {
     #[test]
     fn passwords_are_not_shown() {
         assert_eq!(without_secrets("etcd://u:p@w@a:1,b:2/x?ca=/y"), "etcd://u@a:1,b:2/x?…");
-        assert_eq!(without_secrets("http://u:p@a:1/m@x"), "http://…@a:1/m@x");
+        assert_eq!(without_secrets("http://u:p@a:1/m"), "http://…@a:1/m");
+        assert_eq!(without_secrets("HTTP://u:p/w@a:1/m"), "HTTP://…@a:1/m");
         assert_eq!(without_secrets("https://token@a:1"), "https://…@a:1");
         assert_eq!(without_secrets("a:1?password=p"), "a:1?…");
-        for address in ["http://a:1/m@x", "a:1", "etcd://u@a:1"] {
+        for address in ["http://a:1/m", "a:1", "etcd://u@a:1"] {
             assert_eq!(without_secrets(address), address);
         }
     }

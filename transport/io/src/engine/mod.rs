@@ -30,7 +30,6 @@ pub use counting::{Counting, IoCounters, IoCounts};
 pub use faulty::{Fault, FaultControl, FaultOn, FaultRates, FaultRule, Faulty};
 pub use inline::{InlineFirst, InlineStats};
 pub use probe::{EngineChoice, EngineError, EngineReport, Trial, open};
-#[cfg(feature = "simulation")]
 pub use progress::{Direction, Progress, Step};
 pub use threads::{ThreadsConfig, ThreadsEngine};
 pub use uring::{UringConfig, UringEngine};

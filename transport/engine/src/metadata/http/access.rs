@@ -16,9 +16,10 @@ const TOKEN_VARIABLE: &str = "NVFERRY_METADATA_TOKEN";
 const TOKEN_FILE_VARIABLE: &str = "NVFERRY_METADATA_TOKEN_FILE";
 const LONGEST_TOKEN_BYTES: usize = 1024;
 
-pub(super) const TOKEN_IS_WRONG: &str = ": give its right token in NVFERRY_METADATA_TOKEN, or in a file that NVFERRY_METADATA_TOKEN_FILE or ?token_file= names";
-pub(super) const TOKEN_IS_MISSING: &str =
-    ": give its token in NVFERRY_METADATA_TOKEN, or in a file that NVFERRY_METADATA_TOKEN_FILE or ?token_file= names";
+pub(super) const TOKEN_IS_WRONG: &str = ": give its right token in NVFERRY_METADATA_TOKEN, or in a file that \
+    NVFERRY_METADATA_TOKEN_FILE or ?token_file= names";
+pub(super) const TOKEN_IS_MISSING: &str = ": give its token in NVFERRY_METADATA_TOKEN, or in a file that \
+    NVFERRY_METADATA_TOKEN_FILE or ?token_file= names";
 
 /// Where the service is, and how it is entered.
 #[derive(Debug)]
@@ -160,6 +161,7 @@ mod tests {
         for (text, why) in [
             ("http://u:geheim@a/m", "NVFERRY_METADATA_TOKEN"),
             ("http://geheim@a/m", "NVFERRY_METADATA_TOKEN"),
+            ("http://u:geheim/x@a/m", "invalid port"),
             ("http://a/m?token=geheim", "no option"),
             ("http://a/m?ca=/x", "https://"),
             ("https://a/m?ca=", "no file"),
