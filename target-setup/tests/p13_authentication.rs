@@ -4,24 +4,28 @@
 
 mod common;
 
-use common::host::{Ended, HOST, Host, SUBSYSTEM, Way, connect_data};
+use common::host::{HOST, Host, Way};
 use common::{Running, buffered, make_file, pattern, spec};
 use nvferry_auth::{AuthHash, DhGroup, HostExchange, HostTerms, Secret};
 use nvferry_target::{AllowedHost, AllowedHosts, HostAuth, TargetDriver, UserspaceOptions, UserspaceTarget};
-use nvferry_wire::auth::{AuthMessage, AuthReceive, AuthSend, FailureReason, MAX_AUTH_DATA_BYTES};
-use nvferry_wire::fabrics::{Connect, ConnectResult, Property, PropertyGet};
-use nvferry_wire::{ControllerId, Nqn, QueueId, SglDescriptor, Status, StatusCode};
+use nvferry_wire::auth::{AuthMessage, AuthSend, FailureReason};
+use nvferry_wire::fabrics::{Property, PropertyGet};
+use nvferry_wire::{ControllerId, Nqn, SglDescriptor, Status, StatusCode};
 use std::net::TcpStream;
 
 const FILE_BYTES: usize = 64 << 10;
 const REQUIRED: Status = Status::permanent(StatusCode::AuthenticationRequired);
 
 fn running(auth: HostAuth) -> Running {
+    running_with(auth, UserspaceOptions::default())
+}
+
+fn running_with(auth: HostAuth, options: UserspaceOptions) -> Running {
     let dir = tempfile::tempdir().unwrap();
     let mut spec = spec();
     spec.namespaces.push(buffered(1, make_file(dir.path(), "one", 1, FILE_BYTES), FILE_BYTES as u64));
     spec.allowed_hosts = AllowedHosts::Only(vec![AllowedHost { nqn: Nqn::new(HOST).unwrap(), auth: Some(auth) }]);
-    Running { target: UserspaceTarget::start(spec, UserspaceOptions::default()).unwrap(), dir }
+    Running { target: UserspaceTarget::start(spec, options).unwrap(), dir }
 }
 
 fn auth(hash: AuthHash, group: DhGroup) -> HostAuth {
@@ -30,58 +34,14 @@ fn auth(hash: AuthHash, group: DhGroup) -> HostAuth {
 }
 
 fn terms(auth: &HostAuth) -> HostTerms {
-    HostTerms {
-        host: Nqn::new(HOST).unwrap(),
-        subsystem: Nqn::new(SUBSYSTEM).unwrap(),
-        secret: auth.secret.clone(),
-        controller_secret: auth.controller_secret.clone(),
-    }
+    common::auth::terms(&auth.secret, auth.controller_secret.as_ref())
 }
 
 /// An admin queue that is connected and no more.
 fn connect(running: &Running) -> (Host<TcpStream>, ControllerId) {
     let mut host = Host::plain(running.tcp());
-    let connect = Connect {
-        qid: QueueId::ADMIN,
-        sq_entries: 32,
-        disable_sq_flow_control: false,
-        individual_io_queue_deletion: false,
-        kato_ms: 0,
-    };
-    let ended = host.connect(&connect, &connect_data(SUBSYSTEM, HOST, ControllerId::DYNAMIC));
-    assert!(ended.status().is_success(), "{}", ended.status());
-    let result = ConnectResult::from_result(ended.cqe.result);
-    assert!(result.authentication_required && !result.secure_channel_required);
-    (host, result.cntlid)
-}
-
-fn send(host: &mut Host<TcpStream>, message: &[u8], way: Way) -> Status {
-    let cid = host.cid();
-    host.execute_with(AuthSend { length_bytes: message.len() as u32 }.sqe(cid), message, way).status()
-}
-
-fn receive_bytes(host: &mut Host<TcpStream>, length_bytes: u32) -> Ended {
-    let cid = host.cid();
-    let sqe = AuthReceive { length_bytes }.sqe(cid).with_sgl(SglDescriptor::Transport { length: length_bytes });
-    host.execute(&sqe)
-}
-
-fn receive(host: &mut Host<TcpStream>) -> Vec<u8> {
-    let ended = receive_bytes(host, MAX_AUTH_DATA_BYTES);
-    assert!(ended.status().is_success(), "{}", ended.status());
-    assert_eq!(ended.data.len(), MAX_AUTH_DATA_BYTES as usize);
-    ended.data
-}
-
-/// A whole exchange of an honest host.
-fn authenticate(host: &mut Host<TcpStream>, terms: HostTerms, way: Way) {
-    let (mut exchange, negotiate) = HostExchange::begin(terms, 3);
-    assert!(send(host, &negotiate, way).is_success());
-    let reply = exchange.challenged(&receive(host)).unwrap();
-    assert!(send(host, &reply, way).is_success());
-    if let Some(success2) = exchange.concluded(&receive(host)).unwrap() {
-        assert!(send(host, &success2, way).is_success());
-    }
+    let cntlid = host.connect_unproved();
+    (host, cntlid)
 }
 
 fn failure(bytes: &[u8]) -> FailureReason {
@@ -105,15 +65,15 @@ fn p13_who_knows_the_secret_reads_and_writes() {
             let terms =
                 HostTerms { controller_secret: auth.controller_secret.clone().filter(|_| mutual), ..terms(&auth) };
             let (mut admin, cntlid) = connect(&running);
-            authenticate(&mut admin, terms.clone(), way);
+            admin.authenticate(terms.clone(), way);
             admin.enable();
             let mut io = Host::plain(running.tcp());
             io.connect_io(cntlid, 1, 16, true);
-            authenticate(&mut io, terms.clone(), way);
+            io.authenticate(terms.clone(), way);
             assert_eq!(io.read(1, 0, 8, 512).unwrap(), pattern(1, FILE_BYTES)[..4096]);
             assert!(io.write(1, 0, &pattern(1, 4096), 512, Way::InCapsule).is_success());
             // Once more, on a queue that stands.
-            authenticate(&mut io, terms, way);
+            io.authenticate(terms, way);
             assert!(io.read(1, 0, 1, 512).is_ok());
         }
         assert_eq!(running.target.status().faults.refused_hosts, 0);
@@ -130,20 +90,20 @@ fn p13_nothing_else_is_done_before_a_host_has_proved_itself() {
     // An I/O queue of a controller that is not enabled is refused; enabling it takes the proof.
     assert!(!Host::plain(running.tcp()).try_connect_io(cntlid, 1, 16, true).status().is_success());
     let (mut exchange, negotiate) = HostExchange::begin(terms(&auth), 3);
-    assert!(send(&mut admin, &negotiate, Way::InCapsule).is_success());
+    assert!(admin.auth_send(&negotiate, Way::InCapsule).is_success());
     assert_eq!(cap(&mut admin), REQUIRED, "half way through");
-    let reply = exchange.challenged(&receive(&mut admin)).unwrap();
-    assert!(send(&mut admin, &reply, Way::InCapsule).is_success());
-    let success2 = exchange.concluded(&receive(&mut admin)).unwrap().unwrap();
+    let reply = exchange.challenged(&admin.auth_receive()).unwrap();
+    assert!(admin.auth_send(&reply, Way::InCapsule).is_success());
+    let success2 = exchange.concluded(&admin.auth_receive()).unwrap().unwrap();
     assert_eq!(cap(&mut admin), REQUIRED, "it has not yet said that it believes the target");
-    assert!(send(&mut admin, &success2, Way::InCapsule).is_success());
+    assert!(admin.auth_send(&success2, Way::InCapsule).is_success());
     admin.enable();
 
     let mut io = Host::plain(running.tcp());
     io.connect_io(cntlid, 1, 16, true);
     assert_eq!(io.read(1, 0, 1, 512), Err(REQUIRED));
     assert_eq!(io.write(1, 0, &[0; 512], 512, Way::InCapsule), REQUIRED);
-    authenticate(&mut io, terms(&auth), Way::InCapsule);
+    io.authenticate(terms(&auth), Way::InCapsule);
     assert_eq!(io.read(1, 0, 1, 512).unwrap(), pattern(1, FILE_BYTES)[..512], "nothing was written");
     running.stop();
 }
@@ -161,16 +121,16 @@ fn p13_a_wrong_secret_is_told_so_and_the_connection_ends() {
         }
         let (mut host, _) = connect(&running);
         let (mut exchange, negotiate) = HostExchange::begin(terms, 3);
-        assert!(send(&mut host, &negotiate, Way::InCapsule).is_success());
-        let reply = exchange.challenged(&receive(&mut host)).unwrap();
-        assert!(send(&mut host, &reply, Way::InCapsule).is_success());
-        let last = receive(&mut host);
+        assert!(host.auth_send(&negotiate, Way::InCapsule).is_success());
+        let reply = exchange.challenged(&host.auth_receive()).unwrap();
+        assert!(host.auth_send(&reply, Way::InCapsule).is_success());
+        let last = host.auth_receive();
         let given_up = exchange.concluded(&last).unwrap_err();
         if wrong_host {
             assert_eq!(failure(&last), FailureReason::AuthenticationFailed);
         } else {
             assert!(given_up.why.to_string().contains("did not prove itself"), "{}", given_up.why);
-            assert!(send(&mut host, &given_up.message.unwrap(), Way::InCapsule).is_success());
+            assert!(host.auth_send(&given_up.message.unwrap(), Way::InCapsule).is_success());
         }
         assert!(host.receive().is_none(), "the target ends the connection");
         let status = running.target.status();
@@ -203,19 +163,19 @@ fn p13_p14_hosts_that_misbehave_are_refused() {
         (&AuthMessage::Success2(3).encode(), FailureReason::IncorrectMessage),
     ] {
         let (mut host, _) = connect(&running);
-        assert!(send(&mut host, bytes, Way::InCapsule).is_success());
-        assert_eq!(failure(&receive(&mut host)), reason);
+        assert!(host.auth_send(bytes, Way::InCapsule).is_success());
+        assert_eq!(failure(&host.auth_receive()), reason);
     }
     assert_eq!(running.target.status().faults.refused_hosts, 8);
 
     // Commands that are wrong in themselves are refused, and nothing is lost.
     let (mut host, _) = connect(&running);
     let invalid = Status::permanent(StatusCode::InvalidField);
-    assert_eq!(send(&mut host, &[0; 4097], Way::InCapsule), invalid);
-    assert_eq!(receive_bytes(&mut host, 0).status(), invalid);
-    assert_eq!(receive_bytes(&mut host, 1 << 20).status(), invalid);
+    assert_eq!(host.auth_send(&[0; 4097], Way::InCapsule), invalid);
+    assert_eq!(host.auth_receive_bytes(0).status(), invalid);
+    assert_eq!(host.auth_receive_bytes(1 << 20).status(), invalid);
     let early = Status::permanent(StatusCode::CommandSequenceError);
-    assert_eq!(receive_bytes(&mut host, 4096).status(), early, "there is nothing to tell yet");
+    assert_eq!(host.auth_receive_bytes(4096).status(), early, "there is nothing to tell yet");
     let cid = host.cid();
     let mut other_protocol = AuthSend { length_bytes: 8 }.sqe(cid);
     other_protocol.as_bytes_mut()[43] = 0xEF;
@@ -224,7 +184,7 @@ fn p13_p14_hosts_that_misbehave_are_refused() {
     let lies = AuthSend { length_bytes: 100 }.sqe(cid);
     let wrong_length = Status::permanent(StatusCode::SglDataLengthInvalid);
     assert_eq!(host.execute_with(lies, &[0; 8], Way::InCapsule).status(), wrong_length);
-    authenticate(&mut host, terms(&auth), Way::InCapsule);
+    host.authenticate(terms(&auth), Way::InCapsule);
 
     // Many messages at once: one is looked at, and memory for one is taken.
     let (mut host, _) = connect(&running);
@@ -246,5 +206,35 @@ fn discovery_asks_for_no_secret() {
     let mut host = Host::plain(running.tcp());
     host.connect_admin(nvferry_wire::nqn::DISCOVERY_NQN, 0);
     assert!(cap(&mut host).is_success());
+    running.stop();
+}
+
+/// One reactor serves them all: what one exchange takes of its time, all others would wait for.
+#[test]
+fn p13_a_flood_of_exchanges_keeps_no_host_that_is_connected_from_working() {
+    let auth = auth(AuthHash::Sha256, DhGroup::Ffdhe8192);
+    let mut options = UserspaceOptions::default();
+    options.reactors = Some(1);
+    let running = running_with(auth.clone(), options);
+    let (mut admin, cntlid) = connect(&running);
+    admin.authenticate(terms(&auth), Way::InCapsule);
+    admin.enable();
+    let mut io = Host::plain(running.tcp());
+    io.connect_io(cntlid, 1, 16, true);
+    io.authenticate(terms(&auth), Way::InCapsule);
+
+    let negotiate = HostExchange::begin(terms(&auth), 3).1;
+    let mut flood: Vec<_> = (0..64).map(|_| connect(&running).0).collect();
+    flood.iter_mut().for_each(|host| host.auth_send_only(&negotiate));
+    assert_eq!(io.read(1, 0, 8, 512).unwrap(), pattern(1, FILE_BYTES)[..4096]);
+    assert!(io.write(1, 0, &pattern(1, 4096), 512, Way::Asked(100)).is_success());
+    assert!(admin.csts().ready());
+    // Each of the 64 takes some tens of milliseconds of another thread.
+    let unanswered = flood.iter().filter(|host| {
+        host.io.set_nonblocking(true).unwrap();
+        host.io.peek(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
+    });
+    assert!(unanswered.count() > 0, "the reads had to wait until all messages of the flood were taken in");
+    assert_eq!(running.target.status().connections, 66);
     running.stop();
 }

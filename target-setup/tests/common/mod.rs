@@ -1,6 +1,7 @@
 //! Targets on real sockets, for scenarios.
 #![allow(dead_code, clippy::unwrap_used, reason = "helpers of tests, of which each scenario uses a part")]
 
+pub(crate) mod auth;
 pub(crate) mod host;
 
 use host::{Host, SUBSYSTEM};

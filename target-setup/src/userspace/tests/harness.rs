@@ -88,13 +88,17 @@ pub(super) struct Pipe {
 
 impl Target {
     pub(super) fn new() -> Self {
+        Self::letting_in(AllowedHosts::Any)
+    }
+
+    pub(super) fn letting_in(allowed_hosts: AllowedHosts) -> Self {
         let faults = FaultControl::new(0);
         let engine =
             Faulty::new(ThreadsEngine::new(ThreadsConfig::with_capacity(64)).unwrap(), faults.clone()).unwrap();
         let nqn = Nqn::new(SUBSYSTEM).unwrap();
         let address = TransportId::tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 4420))).with_subnqn(nqn.clone());
         let (serial, model) = ("1".to_owned(), "test".to_owned());
-        let subsystem = Arc::new(Subsystem::new(nqn, serial, model, address, AllowedHosts::Any));
+        let subsystem = Arc::new(Subsystem::new(nqn, serial, model, address, allowed_hosts));
         let (mailbox, _sleeper) = Mailbox::new().unwrap();
         let worker = Worker::new(0, Arc::clone(&subsystem), Arc::new(Placement::new(1)), mailbox, Box::new(engine));
         let dir = tempfile::tempdir().unwrap();

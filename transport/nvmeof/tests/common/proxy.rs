@@ -57,6 +57,11 @@ impl Proxy {
         }
     }
 
+    /// Connections from now on lead there.
+    pub fn lead_to(&self, target: SocketAddr) {
+        *self.shared.target.lock().unwrap() = target;
+    }
+
     /// Flips one bit in each so many bytes towards the host.
     pub fn damage_every(&self, bytes: u64) {
         self.shared.damage_every.store(bytes, Ordering::Relaxed);
