@@ -107,6 +107,28 @@ impl Args for TargetCommand {
 pub(crate) enum TargetLook {
     /// Show the steps by which the kernel's target (nvmet) would be set up; change nothing
     Plan(PlanArgs),
+    /// Show what a running target does now, file by file and host by host
+    Status(StatusArgs),
+}
+
+/// What to look at.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Where the target tells its metrics: its --metrics-listen
+    #[arg(
+        long,
+        alias = "metrics_listen",
+        env = "NVFERRY_METRICS_LISTEN",
+        default_value = "127.0.0.1:9420",
+        value_name = "ADDRESS:PORT"
+    )]
+    pub(crate) metrics_listen: String,
+    /// Seconds over which rates are measured; 0 shows none
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(0..=3600), value_name = "SECONDS")]
+    pub(crate) interval: u64,
+    /// The status as JSON, at once
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// What to plan.
@@ -147,6 +169,9 @@ pub(crate) struct TargetArgs {
         value_name = "DRIVER"
     )]
     pub(crate) target_driver: String,
+    /// Tell Prometheus metrics there (GET /metrics), and what is going on (`nvferry target status`); port 0 takes a free one
+    #[arg(long, alias = "metrics_listen", env = "NVFERRY_METRICS_LISTEN", value_name = "ADDRESS:PORT")]
+    pub(crate) metrics_listen: Option<String>,
 }
 
 /// What is offered, where, and under which name.
@@ -227,6 +252,9 @@ pub(crate) enum SegmentCommand {
         /// The JSON exactly as it was published
         #[arg(long)]
         json: bool,
+        /// Don't ask the target what it does now
+        #[arg(long, alias = "no_status")]
+        no_status: bool,
     },
 }
 

@@ -14,6 +14,7 @@ mod plan;
 mod secret;
 mod segment;
 mod signals;
+mod status;
 mod target;
 
 use clap::Parser;
@@ -37,6 +38,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Metadata(args) => metadata::run(args, log),
         Command::Target(TargetCommand::Serve(args)) => target::run(args, log),
         Command::Target(TargetCommand::Look(TargetLook::Plan(args))) => plan::run(args),
+        Command::Target(TargetCommand::Look(TargetLook::Status(args))) => status::run(args),
         Command::Secret(args) => secret::run(args),
         Command::Segment(command) => segment::run(command),
     }

@@ -2,6 +2,7 @@
 
 use crate::cli::{SegmentCommand, ServiceArgs};
 use crate::output::{printable, say, size, table};
+use crate::status;
 use anyhow::{Result, anyhow, bail};
 use nvferry_engine::keys::Keys;
 use nvferry_engine::metadata::{MetadataError, MetadataSource, MetadataStore};
@@ -18,7 +19,9 @@ const NAMES_MENTIONED: usize = 8;
 pub(crate) fn run(command: &SegmentCommand) -> Result<()> {
     match command {
         SegmentCommand::List { service, json } => Service::open(service)?.list(*json),
-        SegmentCommand::Show { name, service, json } => Service::open(service)?.show(name, *json),
+        SegmentCommand::Show { name, service, json, no_status } => {
+            Service::open(service)?.show(name, *json, !no_status)
+        }
     }
 }
 
@@ -70,7 +73,7 @@ impl Service {
         say(&table(&rows))
     }
 
-    fn show(&self, name: &str, json: bool) -> Result<()> {
+    fn show(&self, name: &str, json: bool, ask: bool) -> Result<()> {
         let Some(Published { text, desc, .. }) = self.get(name)? else { return Err(self.missing(name)) };
         if json {
             return say(&text);
@@ -96,7 +99,11 @@ impl Service {
             let (id, align) = (file.id.to_string(), file.align.to_string());
             [id, size(file.size), file.size.to_string(), align, printable(&file.path)]
         }));
-        say(&format!("\n{}", table(&rows)))
+        say(&format!("\n{}", table(&rows)))?;
+        match status_url(&desc) {
+            Some(url) if ask => say(&format!("\n{}", status::of_segment(&url, &desc))),
+            _ => Ok(()),
+        }
     }
 
     fn get(&self, name: &str) -> Result<Option<Published>> {
@@ -170,6 +177,16 @@ fn target(desc: &SegmentDesc) -> Option<String> {
         .filter_map(|(key, value)| Some(format!("{}={}", printable(key), printable(value.as_str()?))))
         .collect();
     Some(words.join(" "))
+}
+
+/// Where its target tells what it does now.
+fn status_url(desc: &SegmentDesc) -> Option<String> {
+    Some(desc.extra.get(&trid_field(desc))?.get("status_url")?.as_str()?.to_owned())
+}
+
+/// The subsystem that it is part of.
+pub(crate) fn subnqn(desc: &SegmentDesc) -> Option<&str> {
+    desc.extra.get(&trid_field(desc))?.get("subnqn")?.as_str()
 }
 
 /// Where its target listens, in short.

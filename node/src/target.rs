@@ -8,7 +8,8 @@ use crate::signals::{StopSignal, Told};
 use anyhow::{Context, Result, bail};
 use nvferry_engine::{Deadline, TransferEngine};
 use nvferry_nvmeof::NvmeofOptions;
-use std::net::IpAddr;
+use nvferry_observe::{Exporter, ExporterSocket, Observer};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// What is under way when it is told to stop has this long to end.
@@ -19,25 +20,33 @@ pub(crate) fn run(args: &TargetArgs, log: Log) -> Result<()> {
     let transport =
         format!("{} target_driver={}", transport_text(&args.offer)?, one_word("target-driver", &args.target_driver)?);
     let mut files = wanted(&args.offer)?;
+    let metrics = args.metrics_listen.as_deref().map(ExporterSocket::bind).transpose()?;
+    let mut options = NvmeofOptions::new();
+    if let Some(socket) = &metrics {
+        options = options.status_url(status_url(socket.address(), &args.offer.traddr));
+    }
+    let transports = nvferry_nvmeof::factory(options);
     let engine = TransferEngine::builder()
         .metadata(args.service.metadata_server.as_str())
         .cluster_id(args.service.cluster_id.as_deref())
         .server_name(&args.server_name)
-        .transport(nvferry_nvmeof::factory(NvmeofOptions::new()))
+        .transport(transports.clone())
         .build()?;
+    let exporter = metrics.map(|socket| socket.serve(Observer::new(transports))).transpose()?;
     engine.install_transport(nvferry_nvmeof::PROTOCOL, transport.as_str())?;
     // When one of them fails, dropping the engine withdraws those before it.
     for file in &files {
         engine.register_local_file(&file.path, file.size_bytes)?;
     }
-    say(&ready(&engine, &files, args))?;
+    let metrics_at = exporter.as_ref().map(Exporter::address);
+    say(&ready(&engine, &files, args, metrics_at))?;
     log.serving();
     while stop.next() == Told::Reload {
         match wanted(&args.offer) {
             Ok(wanted) => change(&engine, &mut files, wanted),
             Err(error) => tracing::error!("the files served stay as they are: {error:#}"),
         }
-        say(&ready(&engine, &files, args))?;
+        say(&ready(&engine, &files, args, metrics_at))?;
     }
     let ended = engine.shutdown(Deadline::after(DRAIN));
     ended.with_context(|| format!("segment {} has ended, but not in order", args.server_name))
@@ -70,16 +79,26 @@ fn change(engine: &TransferEngine, served: &mut Vec<LocalFile>, wanted: Vec<Loca
 }
 
 /// What is served, where and under which name.
-fn ready(engine: &TransferEngine, files: &[LocalFile], args: &TargetArgs) -> String {
+fn ready(engine: &TransferEngine, files: &[LocalFile], args: &TargetArgs, metrics_at: Option<SocketAddr>) -> String {
     let total = files.iter().fold(0, |sum: u64, file| sum.saturating_add(file.size_bytes));
     let count = if files.len() == 1 { "1 file".into() } else { format!("{} files", files.len()) };
     let address = engine.own_segment().map_or_else(|| "-".into(), |segment| crate::segment::address(&segment));
     format!(
-        "serving {count} ({}) at {address} as segment {}, published at {}",
+        "serving {count} ({}) at {address} as segment {}, published at {}{}",
         size(total),
         args.server_name,
-        args.service.metadata_server
+        args.service.metadata_server,
+        metrics_at.map(|at| format!(", metrics at http://{at}/metrics")).unwrap_or_default()
     )
+}
+
+/// Where others find the status page: an exporter that listens on all addresses is found where the target is.
+fn status_url(listening: SocketAddr, traddr: &str) -> String {
+    let ip = match traddr.parse() {
+        Ok(ip) if listening.ip().is_unspecified() => ip,
+        _ => listening.ip(),
+    };
+    format!("http://{}/status", SocketAddr::new(ip, listening.port()))
 }
 
 /// The transport's own text: its transport id, and what else the command line names.

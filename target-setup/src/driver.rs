@@ -3,7 +3,7 @@
 use crate::desired::NamespaceSpec;
 use crate::error::TargetError;
 use nvferry_io::tally::LatencyTotals;
-use nvferry_wire::{ControllerId, Nqn, Nsid, Status, TransportId};
+use nvferry_wire::{ControllerId, Nqn, Nsid, Status, StatusCode, TransportId};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
@@ -121,9 +121,10 @@ impl ErrorClass {
     /// The class of a status that is none of success.
     #[must_use]
     pub fn of(status: Status) -> Self {
-        match status.code.to_raw() {
+        match status.code {
+            StatusCode::CompareFailure | StatusCode::AccessDenied => Self::Refused,
+            code if code.to_raw().0 == 2 => Self::Media,
             _ if status.do_not_retry => Self::Refused,
-            (2, _) => Self::Media,
             _ => Self::Transient,
         }
     }

@@ -53,6 +53,8 @@ pub(crate) struct Offer {
     overwrite: bool,
     spin: Duration,
     port: PortOptions,
+    /// Where the target's status is told.
+    status_url: Option<String>,
     /// The address in the server name: what hosts use where the target listens on all of them.
     public_address: Option<IpAddr>,
     /// Started with the first file.
@@ -71,6 +73,7 @@ impl Offer {
             overwrite,
             spin,
             port,
+            status_url: settings.status_url.clone(),
             public_address: address_in(server_name),
             target: Mutex::new(None),
         }
@@ -161,6 +164,9 @@ impl Offer {
         }
         segment.protocol = crate::PROTOCOL.to_owned();
         trid::describe(segment, &address);
+        if let Some(url) = &self.status_url {
+            trid::add_status_url(segment, url);
+        }
     }
 
     /// Stops the target.
@@ -227,6 +233,18 @@ mod tests {
         assert!(desc.align >= 512);
         assert_ne!(described(&offer)["trsvcid"], "0");
         offer.stop(Instant::now());
+    }
+
+    #[test]
+    fn where_the_status_is_told_is_published_beside_the_address_and_is_no_part_of_it() {
+        let options = NvmeofOptions::new().status_url("http://10.0.0.7:9420/status");
+        let settings =
+            Settings::resolve(options, Some("traddr=10.0.0.7"), &Environment::default(), "10.0.0.7:8081").unwrap();
+        let mut segment = SegmentDesc::new("10.0.0.7:8081", "");
+        Offer::new(&settings, "10.0.0.7:8081").describe(&mut segment);
+        assert_eq!(segment.extra[trid::TRID_FIELD]["status_url"], "http://10.0.0.7:9420/status");
+        assert_eq!(trid::read(&segment).unwrap().0.traddr.to_string(), "10.0.0.7");
+        assert_eq!(described(&offer("traddr=10.0.0.7", "10.0.0.7:8081")).get("status_url"), None);
     }
 
     #[test]

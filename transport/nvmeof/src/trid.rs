@@ -14,6 +14,14 @@ pub(crate) fn describe(segment: &mut SegmentDesc, trid: &TransportId) {
     segment.extra.insert(TRID_FIELD.to_owned(), Value::Object(fields.collect()));
 }
 
+/// Says beside the transport id where the target's status is told. It stands there, so that it goes when another
+/// target's id takes the place.
+pub(crate) fn add_status_url(segment: &mut SegmentDesc, url: &str) {
+    if let Some(Value::Object(fields)) = segment.extra.get_mut(TRID_FIELD) {
+        fields.insert("status_url".to_owned(), Value::String(url.to_owned()));
+    }
+}
+
 /// Reads the transport id and the subsystem's name out of a description.
 ///
 /// # Errors

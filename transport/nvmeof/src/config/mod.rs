@@ -173,6 +173,7 @@ pub struct NvmeofOptions {
     pub(crate) secret: Option<Secret>,
     pub(crate) controller_secret: Option<Secret>,
     pub(crate) allowed_hosts: Option<AllowedHosts>,
+    pub(crate) status_url: Option<String>,
 }
 
 impl NvmeofOptions {
@@ -310,6 +311,14 @@ impl NvmeofOptions {
         self
     }
 
+    /// Where this process tells what its target does now; published with the target's address, for whoever looks at the
+    /// segment.
+    #[must_use]
+    pub fn status_url(mut self, url: impl Into<String>) -> Self {
+        self.status_url = Some(url.into());
+        self
+    }
+
     /// These where they are set, else those.
     fn or(self, other: Self) -> Self {
         Self {
@@ -335,6 +344,7 @@ impl NvmeofOptions {
             secret: self.secret.or(other.secret),
             controller_secret: self.controller_secret.or(other.controller_secret),
             allowed_hosts: self.allowed_hosts.or(other.allowed_hosts),
+            status_url: self.status_url.or(other.status_url),
         }
     }
 }
@@ -357,6 +367,8 @@ pub(crate) struct Settings {
     pub(crate) spin: Duration,
     /// What is chosen about the kernel's port.
     pub(crate) port: PortOptions,
+    /// Where the target's status is told, to be published.
+    pub(crate) status_url: Option<String>,
     pub(crate) host: HostSettings,
     pub(crate) kernel: KernelSettings,
 }
@@ -428,6 +440,7 @@ impl Settings {
             workers: options.workers.unwrap_or_else(|| asked.min(useful_workers())).clamp(1, MAX_WORKERS),
             direct: options.direct.or(environment.direct).unwrap_or(true),
             overwrite: options.overwrite.unwrap_or(false),
+            status_url: options.status_url,
             spin: options.spin.unwrap_or(Duration::ZERO),
             port: options.port,
             host: HostSettings {
