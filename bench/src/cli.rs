@@ -168,6 +168,9 @@ pub(crate) struct RunArgs {
     /// Digits after the point in the report
     #[arg(long, alias = "report-precision", value_parser = clap::value_parser!(u8).range(0..=9), default_value_t = 2, value_name = "DIGITS", help_heading = "Report")]
     pub(crate) report_precision: u8,
+    /// Tell Prometheus metrics of this process there, at GET /metrics; port 0 takes a free one [default: nowhere]
+    #[arg(long, alias = "metrics-listen", value_name = "ADDRESS:PORT", help_heading = "Report")]
+    pub(crate) metrics_listen: Option<String>,
     /// Report latencies: p50, p90, p99, p99.9, highest and mean
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, hide_possible_values = true, hide_default_value = true, value_name = "BOOL", help_heading = "Report")]
     pub(crate) latency: bool,

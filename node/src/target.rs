@@ -23,7 +23,7 @@ pub(crate) fn run(args: &TargetArgs, log: Log) -> Result<()> {
     let metrics = args.metrics_listen.as_deref().map(ExporterSocket::bind).transpose()?;
     let mut options = NvmeofOptions::new();
     if let Some(socket) = &metrics {
-        options = options.status_url(status_url(socket.address(), &args.offer.traddr));
+        options = options.status_url(socket.status_url(args.offer.traddr.parse().ok()));
     }
     let transports = nvferry_nvmeof::factory(options);
     let engine = TransferEngine::builder()
@@ -90,15 +90,6 @@ fn ready(engine: &TransferEngine, files: &[LocalFile], args: &TargetArgs, metric
         args.service.metadata_server,
         metrics_at.map(|at| format!(", metrics at http://{at}/metrics")).unwrap_or_default()
     )
-}
-
-/// Where others find the status page: an exporter that listens on all addresses is found where the target is.
-fn status_url(listening: SocketAddr, traddr: &str) -> String {
-    let ip = match traddr.parse() {
-        Ok(ip) if listening.ip().is_unspecified() => ip,
-        _ => listening.ip(),
-    };
-    format!("http://{}/status", SocketAddr::new(ip, listening.port()))
 }
 
 /// The transport's own text: its transport id, and what else the command line names.

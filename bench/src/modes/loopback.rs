@@ -51,7 +51,8 @@ pub(super) fn main(args: &RunArgs, signal: &StopSignal) -> Result<()> {
     let metadata = args.metadata_server.as_deref().or(own_url.as_deref()).unwrap_or_default();
     signal.check()?;
 
-    let engine = node::start(args, metadata, &name, node::Offers::Files { port: args.trsvcid.unwrap_or(0) })?;
+    let (engine, _exporter) =
+        node::start(args, metadata, &name, node::Offers::Files { port: args.trsvcid.unwrap_or(0) })?;
     let ended = node::offer(&engine, &files)
         .and_then(|()| Ok(signal.check()?))
         .and_then(|()| use_segment(&engine, &segment, &workload, args, signal));

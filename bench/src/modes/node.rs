@@ -1,5 +1,6 @@
 //! An engine with the NVMe-oF transport in it, as the command line wants both.
 
+use super::say;
 use crate::cli::{AddressFamily, Digests, Fabric, Protocol, RunArgs, Switch, TargetDriver};
 use crate::failure::Usage;
 use crate::files::LocalFile;
@@ -8,6 +9,7 @@ use anyhow::{Context, Result};
 use nvferry_engine::null::NullTransportFactory;
 use nvferry_engine::{Deadline, SegmentDesc, TransferEngine, null};
 use nvferry_nvmeof::NvmeofOptions;
+use nvferry_observe::{Exporter, ExporterSocket, Observer};
 use std::time::Duration;
 
 /// The NVMe-oF transport's name.
@@ -26,11 +28,16 @@ pub(super) enum Offers {
     Nothing,
 }
 
-/// Makes an engine of this name. Nothing is published yet.
+/// Makes an engine of this name, and tells its metrics where that is asked for. Nothing is published yet.
 ///
 /// # Errors
 /// [`Usage`] for a fabric that the target driver does not have; otherwise the engine's.
-pub(super) fn start(args: &RunArgs, metadata: &str, name: &str, offers: Offers) -> Result<TransferEngine> {
+pub(super) fn start(
+    args: &RunArgs,
+    metadata: &str,
+    name: &str,
+    offers: Offers,
+) -> Result<(TransferEngine, Option<Exporter>)> {
     let is_userspace = args.target_driver == TargetDriver::Userspace;
     if offers != Offers::Nothing && args.trtype != Fabric::Tcp && is_userspace {
         return Err(Usage(format!(
@@ -39,19 +46,27 @@ pub(super) fn start(args: &RunArgs, metadata: &str, name: &str, offers: Offers) 
         ))
         .into());
     }
+    let metrics = args.metrics_listen.as_deref().map(ExporterSocket::bind).transpose()?;
+    let mut options = NvmeofOptions::new();
+    if let Some(socket) = &metrics {
+        say(args, &format!("Metrics at http://{}/metrics", socket.address()));
+        options = options.status_url(socket.status_url(args.traddr.parse().ok()));
+    }
+    let transports = nvferry_nvmeof::factory(options);
     let engine = TransferEngine::builder()
         .metadata(metadata)
         .server_name(name)
         .request_timeout(args.timeout)
         .control_timeout(args.control_timeout)
-        .transport(nvferry_nvmeof::factory(NvmeofOptions::new()))
+        .transport(transports.clone())
         .transport(NullTransportFactory::default())
         .build()?;
     match args.protocol {
         Protocol::Nvmeof => engine.install_transport(NVMEOF, transport_text(args, offers).as_str())?,
         Protocol::Null => engine.install_transport(null::PROTOCOL, "")?,
     }
-    Ok(engine)
+    let exporter = metrics.map(|socket| socket.serve(Observer::new(transports))).transpose()?;
+    Ok((engine, exporter))
 }
 
 /// The transport's own text: its transport id, and every setting that the command line names.

@@ -17,7 +17,7 @@ pub(super) fn main(args: &RunArgs, signal: &StopSignal) -> Result<()> {
     let metadata = args.metadata_server.as_deref().unwrap_or_default();
     let name = args.local_server_name.clone().unwrap_or_else(node::host_name);
     let port = args.trsvcid.unwrap_or(NVME_PORT);
-    let engine = node::start(args, metadata, &name, node::Offers::Files { port })?;
+    let (engine, _exporter) = node::start(args, metadata, &name, node::Offers::Files { port })?;
     let offered = node::offer(&engine, &files).and_then(|()| Ok(signal.check()?));
     if offered.is_ok() {
         let address = engine.own_segment().as_ref().map(node::address).unwrap_or_default();

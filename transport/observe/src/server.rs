@@ -13,7 +13,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -96,6 +96,13 @@ impl ExporterSocket {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where others find the status page. One that listens on all addresses is found at `public`, if that is given.
+    #[must_use]
+    pub fn status_url(&self, public: Option<IpAddr>) -> String {
+        let ip = public.filter(|_| self.address.ip().is_unspecified()).unwrap_or(self.address.ip());
+        format!("http://{}/status", SocketAddr::new(ip, self.address.port()))
     }
 
     /// Answers from now on.
