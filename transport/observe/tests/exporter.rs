@@ -221,3 +221,42 @@ fn what_is_not_there_is_said() {
     let wrong = ExporterSocket::bind("nonsense").unwrap_err().to_string();
     assert!(wrong.contains("nonsense") && wrong.contains("127.0.0.1:9420"), "{wrong}");
 }
+
+#[test]
+fn every_metric_is_in_the_documentation_and_nothing_else_is() {
+    let looped = Loop::new("observed-names", NvmeofOptions::new());
+    looped.transfer(0, true, 0, 4096);
+    until("the host's figures", || looped.scrape().sum("nvferry_host_written_bytes_total", &[]) > 0.0);
+    let documentation = include_str!("../../../docs/observability.md");
+    let tables: Vec<_> = documentation.lines().filter(|line| line.starts_with("| `nvferry_")).collect();
+    // The first column names them.
+    let first_column = tables.iter().filter_map(|line| line.split('|').nth(1));
+    let documented: std::collections::BTreeSet<_> =
+        first_column.flat_map(|names| names.split('`')).filter(|name| name.starts_with("nvferry_")).collect();
+    let exported = looped.scrape().names();
+    assert_eq!(exported.iter().map(String::as_str).collect::<std::collections::BTreeSet<_>>(), documented);
+}
+
+#[test]
+fn p05_a_request_that_fails_names_what_failed_and_where_and_is_counted() {
+    let looped = Loop::new("observed-failure", NvmeofOptions::new());
+    looped.transfer(1, false, 0, 4096);
+    // The file loses its end while it is served.
+    std::fs::OpenOptions::new().write(true).open(&looped.paths[1]).unwrap().set_len(8192).unwrap();
+    let memory = looped.engine.register_memory(vec![0; 4096]).unwrap();
+    let batch = looped.engine.batch(1).unwrap();
+    batch.submit(&[Request::read(&memory, 0..4096, looped.segment, looped.files[1], 65536)]).unwrap();
+    let failed = batch.wait(Deadline::after(PATIENCE)).unwrap_err().to_string();
+    let address = looped.page().targets[0].address.clone();
+    let port = address.split("trsvcid=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    for word in ["read of 4096 bytes", "at 65536", "file 2", &looped.paths[1], "segment observed-failure"] {
+        assert!(failed.contains(word), "{word} is not in: {failed}");
+    }
+    for word in [format!("127.0.0.1:{port}"), "Unrecovered Read Error".to_owned()] {
+        assert!(failed.contains(&word), "{word} is not in: {failed}");
+    }
+    let labels = [("file", looped.paths[1].as_str()), ("operation", "read"), ("status", "media_error")];
+    // Tried again a few times, each of which is a command.
+    assert!(looped.scrape().value("nvferry_target_commands_total", &labels) >= 1.0);
+    until("the host's figures", || looped.scrape().sum("nvferry_host_slices_total", &[("status", "failure")]) == 1.0);
+}

@@ -215,6 +215,7 @@ mod tests {
                 nqn: Nqn::new(nqn).unwrap(),
                 auth: Some(nvferry_target::HostAuth::new(a.clone())),
             }])),
+            status_url: None,
             secret: Some(a),
             controller_secret: Some(b),
         };

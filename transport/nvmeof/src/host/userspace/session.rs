@@ -186,6 +186,7 @@ impl Session {
         tracing::info!(
             target: "nvferry::host",
             peer = %self.attachment.target,
+            host = %self.settings.host_nqn,
             cntlid = association.cntlid.0,
             io_queues = association.io_queues,
             entries = association.entries,
@@ -256,7 +257,8 @@ impl Session {
     fn lost(&mut self, error: &LinkError, now: Instant) {
         self.controller.lost(error, self.socket.stream());
         self.socket.close();
-        let was_associated = self.association.take().is_some();
+        let association = self.association.take();
+        let was_associated = association.is_some();
         if was_associated || matches!(self.life, Life::Attached) {
             let id = self.attachment.id;
             self.order_all(|| Order::Disconnect { id, error: error.clone() });
@@ -275,10 +277,15 @@ impl Session {
                 self.retry_at = Some(now + delay);
                 self.attachment.set_state(ConnectionState::Reconnecting(error.to_string()));
                 self.waiters.iter_mut().for_each(|waiter| waiter.ticket = None);
-                if was_associated {
-                    tracing::warn!(target: "nvferry::host", peer = %self.attachment.target, %error, "connection lost");
-                } else {
-                    tracing::debug!(target: "nvferry::host", peer = %self.attachment.target, %error, "reconnect failed");
+                let (peer, host, retry_ms) =
+                    (&self.attachment.target, &self.settings.host_nqn, delay.as_millis() as u64);
+                match association {
+                    Some(Association { cntlid, .. }) => tracing::warn!(
+                        target: "nvferry::host", %peer, %host, cntlid = cntlid.0, reason = %error, retry_ms, "connection lost"
+                    ),
+                    None => tracing::debug!(
+                        target: "nvferry::host", %peer, %host, reason = %error, retry_ms, "reconnect failed"
+                    ),
                 }
             }
         }
@@ -351,11 +358,13 @@ impl Session {
         if let Some(queue) = self.queues.get_mut(worker) {
             queue.up_since = Some(now);
         }
-        tracing::debug!(target: "nvferry::host", peer = %self.attachment.target, worker, "I/O queue connected");
+        let (qid, cntlid) = (self.rank(worker) + 1, self.association.as_ref().map(|it| it.cntlid.0));
+        tracing::info!(target: "nvferry::host", peer = %self.attachment.target, cntlid, qid, worker, "queue connected");
     }
 
     /// A worker's queue broke.
     pub(super) fn queue_lost(&mut self, worker: usize, error: &LinkError, now: Instant) {
+        let rank = self.rank(worker);
         let Some(queue) = self.queues.get_mut(worker) else { return };
         if queue.up_since.take().is_some_and(|since| now.saturating_duration_since(since) >= STABLE_TIME) {
             queue.failures = 0;
@@ -363,8 +372,11 @@ impl Session {
         // The first time at once: one connection may break for reasons of its own.
         queue.retry_at = queue.failures.checked_sub(1).map(|failures| now + backoff(failures));
         queue.failures = queue.failures.saturating_add(1);
-        if self.association.is_some() {
-            tracing::warn!(target: "nvferry::host", peer = %self.attachment.target, worker, %error, "I/O queue lost");
+        if let Some(Association { cntlid, .. }) = &self.association {
+            let (peer, qid) = (&self.attachment.target, rank + 1);
+            tracing::warn!(
+                target: "nvferry::host", %peer, cntlid = cntlid.0, qid, worker, reason = %error, "queue lost"
+            );
         }
         let stale =
             matches!(error, LinkError::Refused { status, .. } if status.code == StatusCode::ConnectInvalidParameters);
@@ -394,7 +406,8 @@ impl Session {
             self.socket.close();
             self.association = None;
             self.attachment.set_state(ConnectionState::Closed);
-            tracing::info!(target: "nvferry::host", peer = %self.attachment.target, "disconnected");
+            let (peer, host) = (&self.attachment.target, &self.settings.host_nqn);
+            tracing::info!(target: "nvferry::host", %peer, %host, reason = "the segment was let go of", "disconnected");
             done.count_down();
         }
     }
