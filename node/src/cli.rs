@@ -104,6 +104,7 @@ impl Args for TargetCommand {
 
 /// Looking, without serving.
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum TargetLook {
     /// Show the steps by which the kernel's target (nvmet) would be set up; change nothing
     Plan(PlanArgs),
