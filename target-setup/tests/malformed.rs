@@ -152,6 +152,41 @@ fn p14_a_connection_begins_with_icreq_and_nothing_else() {
     running.stop();
 }
 
+#[test]
+fn p14_nonsense_in_icreq_is_told_by_its_field() {
+    let running = Running::with_file(MIB as usize);
+    let (mut admin, _io) = running.queues();
+    let version = TermReq { fes: FatalErrorStatus::UnsupportedParameter, fei: PduField::PFV.0.into() };
+    type Spoil = fn(&mut Vec<u8>);
+    let cases: [(&str, Spoil, TermReq); 8] = [
+        ("another version", |pdu| pdu[9] = 0x80, version),
+        ("an alignment that there is not", |pdu| pdu[10] = 32, invalid(PduField::PDA)),
+        ("an alignment far beyond", |pdu| pdu[10] = 0xFF, invalid(PduField::PDA)),
+        ("a header of another length", |pdu| pdu[2] = 127, invalid(PduField::HLEN)),
+        ("more than its header", |pdu| pdu[4] = 129, invalid(PduField::PLEN)),
+        ("less than its header", |pdu| pdu[4] = 127, invalid(PduField::PLEN)),
+        ("a length of four GiB", |pdu| pdu[4..8].fill(0xFF), invalid(PduField::PLEN)),
+        ("a digest before one was agreed on", |pdu| pdu[1] = 1, invalid(PduField::FLAGS)),
+    ];
+    for (what, spoil, expected) in cases {
+        let mut host = silent(&running);
+        let mut pdu = icreq(0);
+        spoil(&mut pdu);
+        host.send_raw(&pdu).unwrap();
+        assert_eq!(ending(&mut host), expected, "{what}");
+    }
+    // Reserved bits, and any number of R2Ts at once, are no reason to refuse.
+    let mut host = silent(&running);
+    let mut pdu = icreq(0);
+    pdu[11] = 0xFC;
+    pdu[12..].fill(0xFF);
+    host.send_raw(&pdu).unwrap();
+    let Some(Pdu::IcResp(response)) = host.receive().map(|received| received.pdu) else { panic!("ICResp") };
+    assert_eq!(response.digests, Digests::NONE);
+    assert!(admin.csts().ready());
+    running.stop();
+}
+
 /// Begins a write of a mebibyte and returns what the controller asks for.
 fn asked(host: &mut Host<TcpStream>) -> R2t {
     let mut sqe = host.write_sqe(1, 0, MIB / 512);

@@ -151,10 +151,14 @@ pub(crate) struct Connection<S> {
     pub(crate) phase_deadline: Option<Instant>,
     /// Why it ends, once that is known; the first reason counts.
     pub(crate) ending: Option<&'static str>,
-    /// The host owes bytes, and must send some by then.
+    /// The host owes bytes, and must send enough of them by then.
     pub(crate) receive_deadline: Option<Instant>,
-    /// Bytes wait for the host to take them, and it must take some by then.
+    /// Received since that was set.
+    pub(crate) receive_progress: usize,
+    /// Bytes wait for the host to take them, and it must take enough of them by then.
     pub(crate) send_deadline: Option<Instant>,
+    /// Sent since that was set.
+    pub(crate) send_progress: usize,
 }
 
 impl<S: Stream> Connection<S> {
@@ -185,7 +189,9 @@ impl<S: Stream> Connection<S> {
             phase_deadline: Some(now + limits::HANDSHAKE_TIMEOUT),
             ending: None,
             receive_deadline: None,
+            receive_progress: 0,
             send_deadline: None,
+            send_progress: 0,
         }
     }
 
@@ -276,8 +282,11 @@ impl<S: Stream> Connection<S> {
             Ok((taken, sent)) => {
                 core.take_back_pipes(&mut scratch.empty_pages);
                 self.send_blocked = sent == Sent::Blocked;
-                if taken > 0 || self.send_deadline.is_none() {
+                self.send_progress += taken;
+                let enough = self.send_progress >= limits::MIN_PROGRESS_BYTES;
+                if enough || !self.send_blocked || self.send_deadline.is_none() {
                     self.send_deadline = self.send_blocked.then(|| now + limits::SEND_STALL_TIMEOUT);
+                    self.send_progress = 0;
                 }
                 if taken > 0 {
                     core.released = true;

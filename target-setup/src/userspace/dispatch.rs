@@ -94,6 +94,10 @@ impl<S: Stream> Connection<S> {
         let Some(queue) = &mut self.queue else { return Taken::Ended };
         let opcode = if sqe.opcode() == FABRICS_OPCODE { None } else { AdminOpcode::from_u8(sqe.opcode()) };
         let reply = match opcode {
+            // Before CC.EN nothing but fabrics commands is taken (base specification 3.5.1).
+            Some(AdminOpcode::AsyncEventRequest | AdminOpcode::KeepAlive) if !queue.controller.is_ready() => {
+                Reply::from(StatusCode::CommandSequenceError)
+            }
             Some(AdminOpcode::AsyncEventRequest) => {
                 if queue.events.len() < limits::MAX_ASYNC_EVENTS {
                     queue.events.push(sqe.cid());

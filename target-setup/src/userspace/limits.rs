@@ -39,10 +39,13 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 pub const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(10);
 /// Authentication messages that may wait to be taken in, over all connections; hosts beyond that are told to try again.
 pub const MAX_WAITING_PROOFS: usize = 64;
-/// A host that owes bytes (the rest of a PDU, the data that an R2T asked for) must send some of them this often.
+/// A host that owes bytes (the rest of a PDU, the data that an R2T asked for) must send them, or at least
+/// [`MIN_PROGRESS_BYTES`] of them, in this time.
 pub const RECEIVE_STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// A host that is sent to must take some bytes this often.
+/// A host that is sent to must take all, or at least [`MIN_PROGRESS_BYTES`], in this time.
 pub const SEND_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes that earn a slow host new time, so that memory is not held for one that sends or takes a byte now and then.
+pub const MIN_PROGRESS_BYTES: usize = 64 << 10;
 /// How long a connection lingers after a termination request, so that the host can read why.
 pub const TERMINATE_LINGER: Duration = Duration::from_secs(2);
 /// How long the listener rests when the system has no descriptors left.

@@ -104,7 +104,10 @@ impl<S: Stream> Connection<S> {
             }
         };
         // Progress: whoever owes bytes gets new time.
-        self.receive_deadline = None;
+        self.receive_progress += received;
+        if self.receive_progress >= limits::MIN_PROGRESS_BYTES {
+            self.receive_deadline = None;
+        }
         let placed = received.min(in_place);
         self.data_arrived(placed);
         let bytes = &buffer[..carried + received - placed];
@@ -121,6 +124,7 @@ impl<S: Stream> Connection<S> {
             self.receive_deadline = None;
         } else if self.receive_deadline.is_none() {
             self.receive_deadline = Some(now + limits::RECEIVE_STALL_TIMEOUT);
+            self.receive_progress = 0;
         }
     }
 

@@ -56,6 +56,10 @@ pub struct Holdings {
     pub operations: usize,
     /// Bytes of buffers for data, and for data in capsules.
     pub buffer_bytes: usize,
+    /// Bytes that wait to be sent, those in such buffers included.
+    pub unsent_bytes: usize,
+    /// Bytes that were received and not looked at yet.
+    pub unread_bytes: usize,
 }
 
 impl SimulatedTarget {
@@ -64,8 +68,21 @@ impl SimulatedTarget {
     /// # Errors
     /// When no descriptor is left.
     pub fn new(address: TransportId, subsystem: Nqn, engines: Vec<Box<dyn IoEngine>>) -> io::Result<Self> {
+        Self::with_hosts(address, subsystem, AllowedHosts::Any, engines)
+    }
+
+    /// As [`Self::new`], for these hosts only. What they prove is computed by the turn that receives it.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_hosts(
+        address: TransportId,
+        subsystem: Nqn,
+        hosts: AllowedHosts,
+        engines: Vec<Box<dyn IoEngine>>,
+    ) -> io::Result<Self> {
         let (serial, model) = ("simulated".to_owned(), "simulated".to_owned());
-        let subsystem = Arc::new(Subsystem::new(subsystem, serial, model, address, AllowedHosts::Any));
+        let subsystem = Arc::new(Subsystem::new(subsystem, serial, model, address, hosts));
         let placement = Arc::new(Placement::new(engines.len()));
         let mut reactors = Vec::new();
         for (index, engine) in engines.into_iter().enumerate() {
@@ -163,6 +180,10 @@ impl SimulatedTarget {
             holdings.operations += worker.core.engine.in_flight();
             holdings.buffer_bytes += worker.core.data_pool.stats().in_use_bytes;
             holdings.buffer_bytes += worker.core.capsule_pool.stats().in_use_bytes;
+            for connection in worker.places().filter_map(|place| worker.connection(place)) {
+                holdings.unsent_bytes += connection.sending.waiting_bytes();
+                holdings.unread_bytes += connection.leftover.len() + connection.carry_bytes;
+            }
         }
         holdings
     }

@@ -121,7 +121,7 @@ impl<S: Stream> Worker<S> {
     }
 
     /// The places that connections have, or had.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "simulation"))]
     pub(crate) fn places(&self) -> std::ops::Range<u32> {
         0..self.connections.len() as u32
     }

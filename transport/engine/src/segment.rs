@@ -178,6 +178,9 @@ mod tests {
     fn unknown_fields_survive_reading_and_writing() {
         let text = r#"{"name":"a","protocol":"rdma","tcp_data_port":7,"timestamp":"","devices":[{"name":"mlx5_0"}],"buffers":[],"file_buffers":[{"id":3,"path":"/x","size":1,"align":0,"weight":2}]}"#;
         assert_eq!(SegmentDesc::from_json(text).unwrap().to_json(), text);
+        // Found by fuzzing: read without care, this is another number when it has been written and read again.
+        let number = SegmentDesc::from_json(r#"{"weights":[18446744077013915656,1e3,0.1]}"#).unwrap();
+        assert_eq!(SegmentDesc::from_json(&number.to_json()).unwrap(), number);
         let sparse = SegmentDesc::from_json(r#"{"protocol":"rdma"}"#).unwrap();
         assert_eq!((sparse.name.as_str(), sparse.file_buffers.len()), ("", 0));
     }

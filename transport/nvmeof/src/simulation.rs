@@ -6,8 +6,10 @@
 
 use crate::host::userspace::control::ControlLoop;
 use crate::worker::{Rest, Seat};
+use nvferry_engine::{EngineError, SegmentDesc};
 use nvferry_io::poller::Event;
 use nvferry_io::simulation::world;
+use nvferry_wire::TransportId;
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -41,6 +43,14 @@ pub struct Holdings {
     pub commands: usize,
     /// Bytes of bounce buffers.
     pub bounce_bytes: usize,
+}
+
+/// Where a description says that its segment is.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn destination(segment: &SegmentDesc) -> Result<TransportId, EngineError> {
+    crate::trid::read(segment).map(|(trid, _)| trid)
 }
 
 thread_local! {

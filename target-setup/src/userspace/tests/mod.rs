@@ -11,6 +11,7 @@ mod harness;
 #[allow(dead_code, reason = "the scenarios on real sockets use the rest")]
 #[path = "../../../tests/common/host.rs"]
 mod host;
+mod hostile;
 mod malformed;
 mod stalled;
 mod time;

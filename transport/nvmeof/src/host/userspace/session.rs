@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 
 /// An I/O queue that stood for this long has its next failure forgiven.
 const STABLE_TIME: Duration = Duration::from_secs(5);
+/// Rounds of receiving, acting and sending before the other targets have their turn.
+const ROUNDS_PER_TURN: usize = 32;
 
 /// One worker's I/O queue, as the control thread sees it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -67,6 +69,8 @@ pub(super) struct Session {
     first_scan: bool,
     failures: u8,
     retry_at: Option<Instant>,
+    /// Its turn ended before there was nothing left to do.
+    goes_on_at: Option<Instant>,
     queues: Vec<QueueState>,
     waiters: Vec<ScanWaiter>,
     life: Life,
@@ -94,6 +98,7 @@ impl Session {
             first_scan: true,
             failures: 0,
             retry_at: Some(now),
+            goes_on_at: None,
             queues: vec![QueueState::default(); workers],
             waiters: Vec::new(),
             life: Life::Attaching(reply),
@@ -111,7 +116,7 @@ impl Session {
         };
         let queues = self.queues.iter().filter(|queue| queue.wanted).filter_map(|queue| queue.retry_at);
         let queues = if self.association.is_some() { queues.min() } else { None };
-        [self.controller.next_timer(), self.retry_at, closing, queues].into_iter().flatten().min()
+        [self.controller.next_timer(), self.retry_at, self.goes_on_at, closing, queues].into_iter().flatten().min()
     }
 
     /// The socket says that there is something to do; [`Self::tick`] does it.
@@ -121,6 +126,7 @@ impl Session {
 
     /// Does all that is due.
     pub(super) fn tick(&mut self, poller: &Poller, now: Instant) {
+        self.goes_on_at = None;
         if self.retry_at.is_some_and(|at| at <= now) {
             self.connect(poller, now);
         }
@@ -158,13 +164,14 @@ impl Session {
             Ok(Progress::Connected) => {}
             Err(error) => return self.lost(&error.into(), now),
         }
-        loop {
+        for _ in 0..ROUNDS_PER_TURN {
             let readable = self.socket.take_readable();
             let Some(stream) = self.socket.stream() else { return };
-            if let Err(error) = self.controller.drive(stream, now, readable) {
-                return self.lost(&error, now);
-            }
-            let again = readable && self.socket.received(false);
+            let more = match self.controller.drive(stream, now, readable) {
+                Ok(more) => more,
+                Err(error) => return self.lost(&error, now),
+            };
+            let again = readable && self.socket.received(more);
             let events = self.controller.take_events();
             if events.is_empty() && !again {
                 return;
@@ -178,6 +185,7 @@ impl Session {
                 }
             }
         }
+        self.goes_on_at = Some(now);
     }
 
     /// The controller is ready for I/O queues.

@@ -140,6 +140,8 @@ pub struct Controller {
     association: Option<Association>,
     authentication: Option<Authentication>,
     scan: Scan,
+    /// Namespaces have changed again while the list of those that had changed was on its way.
+    changed_again: bool,
     keep_alive_at: Instant,
     events: Vec<ControllerEvent>,
     buffer: AlignedBuf,
@@ -162,6 +164,7 @@ impl Controller {
             association: None,
             authentication: None,
             scan: Scan::default(),
+            changed_again: false,
             keep_alive_at: now,
             events: Vec::new(),
             buffer: AlignedBuf::pages(RECEIVE_BUFFER_BYTES),
@@ -201,6 +204,7 @@ impl Controller {
         }
         self.link = Some(link);
         self.scan.forget();
+        self.changed_again = false;
         self.association = None;
         self.authentication = None;
         self.state = State::Establishing { step: Step::Initialize, until: now + ESTABLISH_TIME };
@@ -226,11 +230,12 @@ impl Controller {
         }
     }
 
-    /// Receives (if `readable`), acts, sends what can be sent.
+    /// Receives (if `readable`), acts, sends what can be sent. Tells whether there may be more to receive: a target that
+    /// sends without end is not listened to without end.
     ///
     /// # Errors
     /// Why the connection has to end; [`Self::lost`] has been called then, and the stream is to be dropped.
-    pub fn drive(&mut self, stream: &mut dyn Stream, now: Instant, readable: bool) -> Result<(), LinkError> {
+    pub fn drive(&mut self, stream: &mut dyn Stream, now: Instant, readable: bool) -> Result<bool, LinkError> {
         let driven = self.try_drive(stream, now, readable);
         if let Err(error) = &driven {
             self.lost(error, Some(stream));
@@ -238,21 +243,19 @@ impl Controller {
         driven
     }
 
-    fn try_drive(&mut self, stream: &mut dyn Stream, now: Instant, readable: bool) -> Result<(), LinkError> {
-        if readable {
-            while let Some(link) = &mut self.link {
-                let received = link.receive(stream, &mut self.vecs.0, &mut self.buffer);
-                self.settle(now)?;
-                if received? == ReceiveState::Drained {
-                    break;
-                }
-            }
+    fn try_drive(&mut self, stream: &mut dyn Stream, now: Instant, readable: bool) -> Result<bool, LinkError> {
+        let mut more = false;
+        if readable && let Some(link) = &mut self.link {
+            let received = link.receive(stream, &mut self.vecs.0, &mut self.buffer);
+            self.settle(now)?;
+            more = received? == ReceiveState::More;
         }
         self.begin_if_open(now)?;
         self.scan_if_wanted(now);
-        let Some(link) = &mut self.link else { return Ok(()) };
+        let Some(link) = &mut self.link else { return Ok(more) };
         let _blocked: SendState = link.flush(stream, &mut self.vecs.0)?;
-        self.settle(now)
+        self.settle(now)?;
+        Ok(more)
     }
 
     /// The connection is no more, or was not made.

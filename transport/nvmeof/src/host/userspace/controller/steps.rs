@@ -162,6 +162,9 @@ impl Controller {
                 self.scan.changed(listed);
                 self.scan.request();
                 self.scan_if_wanted(now);
+                if std::mem::take(&mut self.changed_again) {
+                    self.read_changed_namespaces(now);
+                }
             }
             AdminCommand::ActiveNamespaces => {
                 success("Identify (active namespaces)", cqe)?;
@@ -254,11 +257,20 @@ impl Controller {
         }
         self.send_async_event_request(now);
         if AsyncEvent::from_dword(cqe.dw0()).kind == AsyncEventKind::NamespaceAttributeChanged {
-            // Reading the list also lets the next event of this kind come.
-            let sqe = GetLogPage::new(LogPageId::ChangedNamespaces, CHANGED_NAMESPACES_LEN as u32).sqe(CID);
-            let payload = Payload::Bytes(vec![0; CHANGED_NAMESPACES_LEN].into());
-            self.send(AdminCommand::ChangedNamespaces, sqe, Flow::ToHost(CHANGED_NAMESPACES_LEN as u32), payload, now);
+            // One at a time, however many events a target sends.
+            if self.commands().any(|op| op.command == AdminCommand::ChangedNamespaces) {
+                self.changed_again = true;
+            } else {
+                self.read_changed_namespaces(now);
+            }
         }
+    }
+
+    /// Reading the list also lets the next event of this kind come.
+    fn read_changed_namespaces(&mut self, now: Instant) {
+        let sqe = GetLogPage::new(LogPageId::ChangedNamespaces, CHANGED_NAMESPACES_LEN as u32).sqe(CID);
+        let payload = Payload::Bytes(vec![0; CHANGED_NAMESPACES_LEN].into());
+        self.send(AdminCommand::ChangedNamespaces, sqe, Flow::ToHost(CHANGED_NAMESPACES_LEN as u32), payload, now);
     }
 
     fn identify(&mut self, command: AdminCommand, identify: Identify, now: Instant) {

@@ -2,10 +2,12 @@
 
 use super::ControllerEvent;
 use crate::testing::admin::{AdminRig, KATO};
+use crate::testing::scripted::Heard;
 use nvferry_io::stream::Cut;
+use nvferry_wire::admin::AdminOpcode;
 use nvferry_wire::fabrics::{Cap, ConnectInvalid, Csts, Shst};
 use nvferry_wire::pdu::Pdu;
-use nvferry_wire::{Cqe, Status, StatusCode};
+use nvferry_wire::{CommandId, Cqe, Status, StatusCode};
 use std::time::Duration;
 
 fn ready(rig: &AdminRig) -> &super::Association {
@@ -264,4 +266,60 @@ fn it_says_who_it_is() {
     let connect = rig.hear().remove(0);
     let command = nvferry_wire::fabrics::Connect::decode(&connect.command().unwrap()).unwrap();
     assert_eq!((command.qid.0, command.kato_ms), (0, KATO.as_millis() as u32));
+}
+
+/// A target that sends events without end, and answers nothing else: the host has one list of changes under way, and ends
+/// the connection when that is not answered.
+#[test]
+fn p14_a_flood_of_events_leads_to_one_command() {
+    let mut rig = AdminRig::live();
+    let mut lists = Vec::new();
+    for _ in 0..100 {
+        let cid = rig.script.waiting_event.take().expect("the host waits for events");
+        let event = nvferry_wire::async_event::AsyncEvent::NAMESPACE_ATTRIBUTE_CHANGED;
+        rig.target.complete_with(Cqe::success(cid, 0, event.to_dword().into()));
+        for one in rig.hear() {
+            let opcode = one.command().and_then(|sqe| AdminOpcode::from_u8(sqe.opcode()));
+            match opcode {
+                Some(AdminOpcode::AsyncEventRequest) => rig.answer(&one),
+                Some(AdminOpcode::GetLogPage) => lists.push(one),
+                _ => panic!("{one:?}"),
+            }
+        }
+    }
+    assert_eq!(lists.len(), 1);
+    // Once it is answered, it is asked for again, as there was more to tell.
+    rig.answer(&lists[0]);
+    let again = rig.hear();
+    let asks =
+        |one: &Heard| one.command().and_then(|sqe| AdminOpcode::from_u8(sqe.opcode())) == Some(AdminOpcode::GetLogPage);
+    assert_eq!(again.iter().filter(|one| asks(one)).count(), 1, "{again:?}");
+    again.iter().for_each(|one| rig.answer(one));
+    rig.serve();
+    assert!(rig.controller.is_live());
+}
+
+/// A target may know which identifiers the host will use next, and answer before it is asked. It is listened to in turns,
+/// and what the host has to say leaves between them.
+#[test]
+fn p14_answers_sent_ahead_are_taken_in_turns() {
+    const AHEAD: u16 = 50;
+    let mut rig = AdminRig::live();
+    let first = rig.script.waiting_event.take().expect("the host waits for events");
+    // The slot's number is five bits for 31 commands; what is above counts its uses.
+    for at in 0..AHEAD {
+        rig.target.complete_with(Cqe::success(CommandId(first.0 + (at << 5)), 0, 0));
+    }
+    rig.target.stream.outgoing().set_max_bytes_per_call(24);
+    let mut turns = 0;
+    loop {
+        let stream = rig.stream.as_mut().unwrap();
+        let more = rig.controller.drive(stream, rig.now, stream.readable()).unwrap();
+        if !more {
+            break;
+        }
+        turns += 1;
+        assert_eq!(rig.target.hear().len(), 1, "turn {turns}: an event was told, and the next is waited for");
+    }
+    assert_eq!(turns, AHEAD);
 }

@@ -294,6 +294,10 @@ impl<T> Link<T> {
                 "{n} bytes of data came for byte {at} of command {cid}, which has {moved} of {len}"
             )));
         }
+        if pdu.datal == 0 && pdu.end != DataEnd::LastWithSuccess {
+            // A target could send such for ever, and nothing would come of it.
+            return Err(LinkError::out_of_range(format!("no data came in a data PDU for command {}", pdu.cccid)));
+        }
         self.receiver.expects_large = pdu.datal >= IN_PLACE_BYTES;
         let incoming = Incoming {
             slot,
@@ -342,6 +346,12 @@ impl<T> Link<T> {
         };
         self.sender.forget(slot);
         match self.slots.get_mut(slot) {
+            Some(busy) if busy.cqe.is_some() => {
+                return Err(LinkError::Protocol {
+                    what: format!("command {} was completed twice", cqe.cid).into(),
+                    fes: FatalErrorStatus::InvalidHeaderField,
+                });
+            }
             // Its memory is being sent: it ends when that is over.
             Some(busy) if busy.is_sending() => busy.cqe = Some(cqe),
             _ => self.end(slot, cqe),

@@ -7,9 +7,9 @@ use crate::testing::scripted::ScriptedTarget;
 use nvferry_io::RegisteredMemory;
 use nvferry_io::stream::Cut;
 use nvferry_wire::pdu::{
-    CapsuleCmd, DataEnd, DataPdu, FatalErrorStatus, Framing, MAX_HEADER_BYTES, Role, TERM_REQ_MAX_LEN, TermReq,
+    CapsuleCmd, DataEnd, DataPdu, FatalErrorStatus, Framing, MAX_HEADER_BYTES, Pdu, Role, TERM_REQ_MAX_LEN, TermReq,
 };
-use nvferry_wire::{CommandId, Nsid, Sqe, StatusCode, TransferTag};
+use nvferry_wire::{CommandId, Cqe, Nsid, Sqe, StatusCode, TransferTag};
 
 /// A rig with a read and a large write under way, and their identifiers.
 struct UnderWay {
@@ -76,6 +76,123 @@ fn p14_a_completion_twice() {
     assert!(error.to_string().contains("not under way"), "{error}");
     rig.assert_completed(write.0);
     rig.assert_pending(read.0);
+}
+
+#[test]
+fn p14_a_completion_twice_while_data_is_leaving() {
+    let mut rig = Rig::new();
+    rig.connect(4096);
+    rig.open();
+    let request = rig.write(1, 0, &RegisteredMemory::from(vec![1; 65_536]));
+    let cid = rig.hear_one().command().unwrap().cid();
+    rig.target.say_r2t(cid, 1, 0, 65_536);
+    rig.drive().unwrap();
+    // Most of the data has not left: the command ends when it has, and cannot end again.
+    rig.target.complete(cid, StatusCode::Success);
+    rig.target.complete(cid, StatusCode::CapacityExceeded);
+    let error = rig.drive().unwrap_err();
+    assert!(error.to_string().contains("completed twice"), "{error}");
+    rig.assert_pending(request);
+}
+
+#[test]
+fn p14_data_pdus_without_data_are_not_taken_for_ever() {
+    let error = breaks("no data came", |target, read, _| target.say_data(read, 0, &[], DataEnd::More));
+    assert!(matches!(error, LinkError::Protocol { fes: FatalErrorStatus::DataOutOfRange, .. }));
+    breaks("no data came", |target, read, _| target.say_data(read, 0, &[], DataEnd::Last));
+    // All of the data, and then a last PDU that only says so.
+    let UnderWay { mut rig, read, .. } = under_way();
+    rig.target.say_data(read.1, 0, &[1; READ_BYTES], DataEnd::More);
+    rig.target.say_data(read.1, READ_BYTES as u32, &[], DataEnd::LastWithSuccess);
+    rig.drive().unwrap();
+    rig.assert_completed(read.0);
+}
+
+/// The submission queue's head means nothing to a host without flow control, and there is no phase over fabrics.
+#[test]
+fn p14_a_wrong_head_or_phase_in_a_completion_means_nothing() {
+    let UnderWay { mut rig, read, write, .. } = under_way();
+    let mut cqe = Cqe::success(write.1, 0xBEEF, 0).encode();
+    cqe[14] |= 1;
+    let mut pdu = vec![5, 0, 24, 0, 24, 0, 0, 0];
+    pdu.extend_from_slice(&cqe);
+    rig.target.say_raw(&pdu);
+    rig.drive().unwrap();
+    rig.assert_completed(write.0);
+    rig.assert_pending(read.0);
+}
+
+#[test]
+fn p14_nonsense_in_icresp_is_told_by_its_field() {
+    type Spoil = fn(&mut [u8; MAX_HEADER_BYTES]);
+    let invalid = FatalErrorStatus::InvalidHeaderField;
+    let cases: [(&str, Spoil, FatalErrorStatus, u32); 8] = [
+        ("another version", |pdu| pdu[8] = 1, FatalErrorStatus::UnsupportedParameter, 8),
+        ("an alignment that there is not", |pdu| pdu[10] = 32, invalid, 10),
+        ("less data than must be taken", |pdu| pdu[12..16].copy_from_slice(&4092_u32.to_le_bytes()), invalid, 12),
+        ("no data at all", |pdu| pdu[12..16].fill(0), invalid, 12),
+        ("data not in dwords", |pdu| pdu[12] = 1, invalid, 12),
+        ("a header of another length", |pdu| pdu[2] = 24, invalid, 2),
+        ("more than its header", |pdu| pdu[4] = 0xFF, invalid, 4),
+        ("a digest on what has none", |pdu| pdu[1] = 1, invalid, 1),
+    ];
+    for (what, spoil, fes, fei) in cases {
+        let mut rig = Rig::new();
+        rig.connect(1 << 20);
+        rig.target.hear();
+        let mut pdu = [0; MAX_HEADER_BYTES];
+        let n = rig.target.grants.encode(&mut pdu);
+        spoil(&mut pdu);
+        rig.target.say_raw(&pdu[..n]);
+        rig.drive().expect_err(what);
+        let heard = rig.target.hear();
+        let Some(Pdu::H2cTermReq(term)) = heard.last().map(|one| one.pdu) else { panic!("{what}: {heard:?}") };
+        assert_eq!((term.fes, term.fei), (fes, fei), "{what}");
+        assert!(rig.queue.is_down());
+    }
+}
+
+#[test]
+fn p14_before_icresp_nothing_else_may_come() {
+    let mut out = [0; TERM_REQ_MAX_LEN];
+    let n =
+        TermReq { fes: FatalErrorStatus::UnsupportedParameter, fei: 8 }.encode(Role::Controller, &[0; 24], &mut out);
+    let mut rig = Rig::new();
+    rig.connect(1 << 20);
+    rig.target.say_raw(&out[..n]);
+    assert_eq!(rig.drive().unwrap_err(), LinkError::Terminated(FatalErrorStatus::UnsupportedParameter));
+    for act in [
+        (|target: &mut ScriptedTarget| target.complete(CommandId(0), StatusCode::Success)) as fn(&mut ScriptedTarget),
+        |target| target.say_r2t(CommandId(0), 0, 0, 512),
+        |target| target.say_data(CommandId(0), 0, &[1; 512], DataEnd::Last),
+    ] {
+        let mut rig = Rig::new();
+        rig.connect(1 << 20);
+        rig.target.hear();
+        act(&mut rig.target);
+        let error = rig.drive().unwrap_err();
+        assert!(matches!(error, LinkError::Protocol { .. } | LinkError::NotNvmeTcp(_)), "{error:?}");
+    }
+}
+
+/// A byte a second is no connection.
+#[test]
+fn p14_an_opening_that_comes_drop_by_drop_is_given_up() {
+    let mut rig = Rig::new();
+    rig.connect(1 << 20);
+    rig.target.hear();
+    let mut pdu = [0; MAX_HEADER_BYTES];
+    let n = rig.target.grants.encode(&mut pdu);
+    let mut seconds = 0;
+    let error = loop {
+        assert!(seconds < n as u64, "the connection was not given up");
+        rig.target.say_raw(&pdu[seconds as usize..=seconds as usize]);
+        seconds += 1;
+        if let Err(error) = rig.pass(std::time::Duration::from_secs(1)) {
+            break error;
+        }
+    };
+    assert!(error.to_string().contains("ICReq was not answered in time") && seconds <= 5, "{error}, {seconds} s");
 }
 
 #[test]
