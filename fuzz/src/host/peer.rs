@@ -74,9 +74,9 @@ impl Peer {
 
     /// Takes in what the host has said; returns data that came for commands, as (command, position, data).
     pub(super) fn hear(&mut self) -> Vec<(Sqe, u32, Vec<u8>)> {
-        let mut chunk = vec![0; 64 << 10];
+        let mut chunk = [0; 4096];
         let mut data = Vec::new();
-        loop {
+        while self.stream.readable() {
             let mut list = self.vecs.scatter();
             list.push(&mut chunk);
             match self.stream.recv(&mut list) {

@@ -160,9 +160,9 @@ impl Line {
 
     /// Reads what the target has said, and checks that it may say so. Returns controllers that it gave.
     pub(super) fn hear(&mut self, files: &Files) -> Option<ControllerId> {
-        let mut chunk = vec![0; 64 << 10];
+        let mut chunk = [0; 4096];
         let mut given = None;
-        while let Some(stream) = &mut self.stream {
+        while let Some(stream) = self.stream.as_mut().filter(|stream| stream.readable()) {
             let mut list = self.vecs.scatter();
             list.push(&mut chunk);
             match stream.recv(&mut list) {

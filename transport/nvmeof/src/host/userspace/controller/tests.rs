@@ -314,7 +314,8 @@ fn p14_answers_sent_ahead_are_taken_in_turns() {
     let mut turns = 0;
     loop {
         let stream = rig.stream.as_mut().unwrap();
-        let more = rig.controller.drive(stream, rig.now, stream.readable()).unwrap();
+        let readable = stream.readable();
+        let more = rig.controller.drive(stream, rig.now, readable).unwrap();
         if !more {
             break;
         }

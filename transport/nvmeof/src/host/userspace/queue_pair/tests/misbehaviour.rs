@@ -268,7 +268,7 @@ fn the_target_is_told_what_it_did_wrong() {
     rig.target.say_data(read.1, 4096, &[1; 512], DataEnd::More);
     rig.drive().unwrap_err();
     let heard = rig.target.hear();
-    let Some(nvferry_wire::pdu::Pdu::H2cTermReq(term)) = heard.last().map(|one| one.pdu) else { panic!("{heard:?}") };
+    let Some(Pdu::H2cTermReq(term)) = heard.last().map(|one| one.pdu) else { panic!("{heard:?}") };
     assert_eq!(term.fes, FatalErrorStatus::DataOutOfRange);
 }
 
