@@ -7,6 +7,7 @@ use crate::world::{Event, Sim};
 use nvferry_engine::{
     Batch, Deadline, FileBufferId, Memory, Operation, Request, SegmentId, TransferEngine, TransferState,
 };
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,6 +15,16 @@ use std::time::Duration;
 const MARGIN: usize = 64;
 /// What unused memory holds.
 const UNUSED: u8 = 0xEE;
+/// A part of memory, with what is just beside it.
+fn beside(used: &Range<usize>, len: usize) -> Range<usize> {
+    used.start.saturating_sub(MARGIN)..(used.end + MARGIN).min(len)
+}
+
+/// Whether nobody has touched memory.
+fn is_unused(bytes: &[u8]) -> bool {
+    bytes.chunks(1024).all(|chunk| *chunk == [UNUSED; 1024][..chunk.len()])
+}
+
 /// How late a request's end may be known: threads run late, too. Less than the engine's own grace for transports that do
 /// not answer, so that it is the transport that ends requests.
 const LATE: u64 = 60 * MS;
@@ -36,6 +47,8 @@ pub(crate) struct App {
 struct Place {
     memory: Memory,
     busy: Option<Busy>,
+    /// What the last request used, with the margins: where the transport would go wrong first.
+    used: Range<usize>,
 }
 
 /// A request under way.
@@ -89,7 +102,7 @@ impl App {
     /// When the engine refuses the memory.
     pub(crate) fn new(sim: &Sim, engine: TransferEngine, random: Random) -> anyhow::Result<Self> {
         let bytes = sim.plan.max_request_bytes as usize + 4 * MARGIN;
-        let place = |_| Ok(Place { memory: engine.register_memory(vec![UNUSED; bytes])?, busy: None });
+        let place = |_| Ok(Place { memory: engine.register_memory(vec![UNUSED; bytes])?, busy: None, used: 0..0 });
         let places = (0..sim.plan.slots).map(place).collect::<anyhow::Result<_>>()?;
         let segments = vec![None; sim.plan.targets];
         Ok(Self { engine, random, places, segments, left: sim.plan.requests, ended: [0; 7] })
@@ -99,6 +112,17 @@ impl App {
     #[must_use]
     pub(crate) fn is_done(&self) -> bool {
         self.left == 0 && self.places.iter().all(|place| place.busy.is_none())
+    }
+
+    /// No request is under way: nobody has touched any memory beside what requests used.
+    pub(crate) fn check_memory(&mut self, sim: &Sim) {
+        for Place { memory, .. } in &mut self.places {
+            match memory.bytes() {
+                Ok(bytes) if is_unused(bytes) => {}
+                Ok(_) => sim.fail("memory was changed that no request used".into()),
+                Err(error) => sim.fail(format!("memory that no request uses: {error}")),
+            }
+        }
     }
 
     /// Submits no more.
@@ -130,6 +154,7 @@ impl App {
             self.ended[state as i32 as usize % 7] += 1;
             sim.note(mix(state as u64 ^ busy.since) ^ busy.offset);
             tracing::debug!(now = sim.now_ns(), ?state, "{} ended", describe(&busy));
+            self.places[at].used = busy.at.saturating_sub(MARGIN)..busy.at + busy.len + MARGIN;
             if let Err(why) = judge(sim, &mut self.places[at].memory, &busy, state) {
                 sim.fail(format!("{} ended {state:?}: {why}", describe(&busy)));
             }
@@ -285,9 +310,10 @@ impl App {
             return;
         }
         for wish in wishes {
-            match self.places[wish.place].memory.bytes() {
+            let place = &mut self.places[wish.place];
+            match place.memory.bytes() {
                 Ok(bytes) => {
-                    if bytes.iter().any(|byte| *byte != UNUSED) {
+                    if !is_unused(&bytes[place.used.clone()]) {
                         sim.fail(format!("memory was changed that no request used: {wish:?}"));
                     }
                     if wish.operation == Operation::Write {
@@ -388,7 +414,8 @@ fn judge(sim: &Sim, memory: &mut Memory, busy: &Busy, state: TransferState) -> R
     let model = &mut models[busy.file];
     let bytes = memory.bytes().map_err(|error| error.to_string())?;
     let used = busy.at..busy.at + busy.len;
-    if bytes[..used.start].iter().chain(&bytes[used.end..]).any(|byte| *byte != UNUSED) {
+    let beside = beside(&used, bytes.len());
+    if !is_unused(&bytes[beside.start..used.start]) || !is_unused(&bytes[used.end..beside.end]) {
         return Err("memory around it was changed".into());
     }
     let is_kept = !sim.lost_power_since(busy.file / sim.plan.files.len(), busy.since);

@@ -134,7 +134,7 @@ impl EngineHandle {
     pub(crate) fn started(&self, random: &mut Random, healed: bool) -> Vec<(usize, u64)> {
         let state = &mut *self.lock();
         let (faults, ops) = (&state.faults, &mut state.ops);
-        let mut timed = Vec::new();
+        let mut timed = Vec::with_capacity(state.started.len());
         for index in state.started.drain(..) {
             if !healed
                 && random.rarely(faults.errors)

@@ -17,19 +17,29 @@ fn word(file: usize, write: WriteId, offset: u64) -> [u8; 8] {
     mix(u64::from(write) << 40 ^ (file as u64) << 32 ^ (offset / 8)).to_le_bytes()
 }
 
+/// The first bytes of some that begin at `offset`, which come before the first whole word.
+fn head_bytes(offset: u64, len: usize) -> usize {
+    ((8 - offset % 8) as usize % 8).min(len)
+}
+
 /// Fills `into` with what a write puts from `offset` on.
 pub(crate) fn fill(file: usize, write: WriteId, offset: u64, into: &mut [u8]) {
-    for (i, byte) in into.iter_mut().enumerate() {
-        let at = offset + i as u64;
-        *byte = word(file, write, at)[(at % 8) as usize];
+    let head = head_bytes(offset, into.len());
+    let (first, words) = into.split_at_mut(head);
+    let skip = (offset % 8) as usize;
+    first.copy_from_slice(&word(file, write, offset)[skip..][..head]);
+    for (at, bytes) in (offset + head as u64..).step_by(8).zip(words.chunks_mut(8)) {
+        bytes.copy_from_slice(&word(file, write, at)[..bytes.len()]);
     }
 }
 
 fn is_from(file: usize, write: WriteId, offset: u64, bytes: &[u8]) -> bool {
-    bytes.iter().enumerate().all(|(i, byte)| {
-        let at = offset + i as u64;
-        word(file, write, at)[(at % 8) as usize] == *byte
-    })
+    let head = head_bytes(offset, bytes.len());
+    let (first, words) = bytes.split_at(head);
+    let skip = (offset % 8) as usize;
+    let mut words = (offset + head as u64..).step_by(8).zip(words.chunks(8));
+    *first == word(file, write, offset)[skip..][..head]
+        && words.all(|(at, bytes)| *bytes == word(file, write, at)[..bytes.len()])
 }
 
 #[derive(Debug, Clone)]

@@ -3,9 +3,10 @@
 
 use crate::plan::{MS, SECOND, US, WireFaults};
 use crate::random::Random;
+use nvferry_io::pages::Pages;
 use nvferry_io::poller::Event;
 use nvferry_io::simulation::Socket;
-use nvferry_io::stream::{Cut, MemoryLink, MemoryStream, Stream, memory_pair};
+use nvferry_io::stream::{Cut, LinkState, MemoryLink, MemoryStream, Stream, memory_pair};
 use nvferry_io::{Gather, Scatter};
 use std::io;
 use std::net::SocketAddr;
@@ -37,6 +38,10 @@ impl Stream for HostEnd {
     fn send(&mut self, from: &Gather<'_>) -> io::Result<usize> {
         self.stream.send(from)
     }
+
+    fn send_pages(&mut self, pages: &mut Pages, more: bool) -> io::Result<usize> {
+        self.stream.send_pages(pages, more)
+    }
 }
 
 impl Socket for HostEnd {
@@ -62,6 +67,19 @@ pub(crate) enum Way {
     ToTarget,
     /// From the target.
     ToHost,
+}
+
+/// What has happened to a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct News {
+    /// Nothing can happen on it any more.
+    pub(crate) is_over: bool,
+    /// Bytes wait on this way that no delivery is on its way for: to the target, and to the host.
+    pub(crate) deliver: [bool; 2],
+    /// It has just become silent: the kernels on both sides will take the other for dead.
+    pub(crate) falls_silent: bool,
+    /// The host's poller has something to tell besides bytes that arrived: room, or the end.
+    pub(crate) tells_host: bool,
 }
 
 /// A connection.
@@ -167,23 +185,28 @@ impl Connection {
         }
     }
 
-    /// Whether nothing can happen on it any more.
-    pub(crate) fn is_over(&self) -> bool {
-        let is_quiet = |link: &MemoryLink| link.is_ended() && link.held_bytes() == 0;
-        !self.is_open() && self.target_end.is_none() && self.links.iter().all(is_quiet)
-    }
-
-    /// The ways on which bytes wait that no delivery is on its way for.
-    pub(crate) fn undelivered(&mut self) -> impl Iterator<Item = Way> + use<> {
-        let ways = [Way::ToTarget, Way::ToHost].into_iter();
-        let due: Vec<Way> = ways
-            .filter(|&way| {
-                let due = !self.delivering[way as usize] && self.links[way as usize].held_bytes() > 0;
-                self.delivering[way as usize] |= due;
-                due
-            })
-            .collect();
-        due.into_iter()
+    /// Looks at what has happened to it since this was last asked.
+    pub(crate) fn look(&mut self) -> News {
+        let [out, back] = self.links[0].states();
+        let is_quiet = |state: &LinkState| state.ended && state.held_bytes == 0;
+        let is_open = self.is_open();
+        let mut is_due = |way: Way, state: &LinkState| {
+            let due = !self.delivering[way as usize] && state.held_bytes > 0;
+            self.delivering[way as usize] |= due;
+            due
+        };
+        let deliver = [is_due(Way::ToTarget, &out), is_due(Way::ToHost, &back)];
+        let silent = out.silent || back.silent;
+        let falls_silent = silent && !std::mem::replace(&mut self.is_counted, silent);
+        let (writable, ended) = (out.can_send, is_quiet(&back));
+        let news = (writable && !self.was_writable) || (ended && !self.was_ended);
+        (self.was_writable, self.was_ended) = (writable, ended);
+        News {
+            is_over: !is_open && self.target_end.is_none() && is_quiet(&out) && is_quiet(&back),
+            deliver,
+            falls_silent,
+            tells_host: news && is_open && self.state.load(Ordering::Relaxed) != CONNECTING,
+        }
     }
 
     /// Lets bytes arrive, and tells how many did.
@@ -196,37 +219,16 @@ impl Connection {
         self.links[way as usize].deliver(bytes)
     }
 
-    /// Whether the host's poller has something new to tell besides bytes that arrived: room, or the end.
-    pub(crate) fn has_news(&mut self) -> bool {
-        let writable = self.links[0].can_send();
-        let ended = self.has_ended();
-        let news = (writable && !self.was_writable) || (ended && !self.was_ended);
-        (self.was_writable, self.was_ended) = (writable, ended);
-        news && self.is_open() && self.state.load(Ordering::Relaxed) != CONNECTING
-    }
-
-    /// Whether it has just become silent: the kernels on both sides will take the other for dead.
-    pub(crate) fn falls_silent(&mut self) -> bool {
-        !self.is_counted && {
-            self.is_counted = self.links.iter().any(MemoryLink::is_silent);
-            self.is_counted
-        }
-    }
-
-    fn has_ended(&self) -> bool {
-        self.links[1].is_ended() && self.links[1].held_bytes() == 0
-    }
-
     /// What the host's poller tells.
     pub(crate) fn event(&self) -> Event {
-        let ending = self.has_ended();
+        let [out, back] = self.links[0].states();
         let refused = self.state.load(Ordering::Relaxed) == REFUSED;
         Event {
             token: self.token,
-            readable: self.links[1].can_recv() || refused,
-            writable: self.links[0].can_send() || refused,
+            readable: back.can_recv || refused,
+            writable: out.can_send || refused,
             closed: refused,
-            ending: ending || refused,
+            ending: (back.ended && back.held_bytes == 0) || refused,
         }
     }
 }

@@ -118,6 +118,7 @@ fn live(sim: &Sim) -> [u64; 7] {
             read_back(sim, &mut app);
         }
         if !sim.has_failed() {
+            app.check_memory(sim);
             let UnderWay { slices, bytes } = app.engine.under_way();
             if (slices, bytes) != (0, 0) {
                 sim.fail(format!("the engine holds permits for {slices} slices and {bytes} bytes"));

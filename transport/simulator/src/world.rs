@@ -300,21 +300,21 @@ impl Sim {
         let mut told = Vec::new();
         let mut live = self.live.borrow_mut();
         let mut net = self.net.borrow_mut();
-        live.retain(|index| !net[*index].is_over());
-        for &index in live.iter() {
-            let connection = &mut net[index];
-            for way in connection.undelivered() {
+        live.retain(|&index| {
+            let news = net[index].look();
+            for (_, to_target) in news.deliver.into_iter().zip([true, false]).filter(|(due, _)| *due) {
                 let after = latency(&self.plan.wire, &mut self.random.borrow_mut(), self.healed.get());
-                self.schedule(after, Event::Deliver { connection: index, to_target: way == Way::ToTarget });
+                self.schedule(after, Event::Deliver { connection: index, to_target });
             }
-            if connection.falls_silent() {
+            if news.falls_silent {
                 let after = self.random.borrow_mut().within(DEAD_AFTER / 2, DEAD_AFTER);
                 self.schedule(after, Event::TakenForDead { connection: index });
             }
-            if connection.has_news() {
-                told.push((connection.owner, index));
+            if news.tells_host {
+                told.push((net[index].owner, index));
             }
-        }
+            !news.is_over
+        });
         drop((live, net));
         told.into_iter().for_each(|(owner, connection)| self.tell(owner, connection));
         let mut awake = Vec::new();

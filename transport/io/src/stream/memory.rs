@@ -55,6 +55,21 @@ pub struct MemoryLink {
     direction: usize,
 }
 
+/// Where one direction stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkState {
+    /// Bytes that were sent and have not arrived, while holding.
+    pub held_bytes: usize,
+    /// The end of the stream follows the bytes that are there, or the connection was reset.
+    pub ended: bool,
+    /// What is sent vanishes.
+    pub silent: bool,
+    /// The receiver has something to do: bytes, the end, or an error.
+    pub can_recv: bool,
+    /// The sender may go on, or would learn that it may not.
+    pub can_send: bool,
+}
+
 /// How the stream of one direction goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
@@ -118,6 +133,16 @@ impl Pipe {
         let before_cut = self.cut.map_or(usize::MAX, |(at, _)| usize::try_from(at - self.sent).unwrap_or(usize::MAX));
         let free = if self.silent { usize::MAX } else { self.capacity_bytes.saturating_sub(self.waiting()) };
         self.max_per_call.min(before_cut).min(free)
+    }
+
+    fn state(&self) -> LinkState {
+        LinkState {
+            held_bytes: self.waiting() - self.arrived(),
+            ended: self.end != End::Open,
+            silent: self.silent,
+            can_recv: self.can_recv(),
+            can_send: self.can_send(),
+        }
     }
 
     fn reset(&mut self) {
@@ -324,10 +349,17 @@ impl MemoryLink {
         self.with(|pipe| pipe.held = None);
     }
 
+    /// Where this direction stands, and the other one.
+    #[must_use]
+    pub fn states(&self) -> [LinkState; 2] {
+        let pipes = lock(&self.pair);
+        [pipes[self.direction].state(), pipes[1 - self.direction].state()]
+    }
+
     /// Bytes that were sent and have not arrived, while holding.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        self.with(|pipe| pipe.waiting() - pipe.arrived())
+        self.with(|pipe| pipe.state().held_bytes)
     }
 
     /// Bytes that were ever sent in this direction.

@@ -5,7 +5,7 @@ mod memory;
 mod tcp;
 
 pub use listener::{BindError, Listener};
-pub use memory::{Cut, MemoryLink, MemoryStream, memory_pair};
+pub use memory::{Cut, LinkState, MemoryLink, MemoryStream, memory_pair};
 pub use tcp::{ConnectProgress, Connecting, TcpOptions, TcpStream};
 
 use crate::pages::Pages;
