@@ -12,6 +12,9 @@ pub enum Presence {
     Awaited,
 }
 
+/// More than any file has.
+const MAX_CAPACITY_BYTES: u64 = 1 << 63;
+
 /// A namespace, as a host sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostNamespace {
@@ -32,10 +35,10 @@ impl HostNamespace {
         1 << self.block_shift
     }
 
-    /// Bytes that can be reached.
+    /// Bytes that can be reached. A target may say what it likes; no offset here comes near the end of its 64 bits.
     #[must_use]
     pub fn capacity_bytes(&self) -> u64 {
-        self.blocks.saturating_mul(u64::from(self.block_bytes()))
+        self.blocks.saturating_mul(u64::from(self.block_bytes())).min(MAX_CAPACITY_BYTES)
     }
 
     /// The longest command in bytes, for a controller that takes `max_transfer_bytes`: whole blocks, at least one.
@@ -120,6 +123,17 @@ mod tests {
         assert_eq!(shape(&one_more), [(1, Present), (2, Present), (3, Awaited)]);
         let removed = one_more.after_change(&table(&[1]));
         assert_eq!(shape(&removed), [(1, Present), (3, Awaited)], "what is withdrawn is gone");
+    }
+
+    /// Found by fuzzing: the end of a range, rounded up to a block, must be a number.
+    #[test]
+    fn p14_no_size_that_a_target_claims_brings_offsets_to_the_end_of_their_bits() {
+        for block_shift in 9..=16 {
+            for blocks in [1 << 50, (1 << 55) - 1, u64::MAX] {
+                let claimed = HostNamespace { block_shift, blocks, ..namespace(1) };
+                assert!(claimed.capacity_bytes().checked_add(claimed.block_bytes().into()).is_some(), "{claimed:?}");
+            }
+        }
     }
 
     #[test]
