@@ -217,6 +217,11 @@ impl Lanes {
         self.todo.len()
     }
 
+    /// How many commands wait for a buffer in lanes that have something to do.
+    pub(crate) fn waiting(&self) -> usize {
+        self.todo.iter().filter_map(|&id| self.get(id)).map(|lane| lane.waiting.len()).sum()
+    }
+
     /// Takes a command out of its lane's queues.
     pub(crate) fn forget(&mut self, id: LaneId, key: CommandKey) {
         if let Some(lane) = self.get_mut(id) {

@@ -55,8 +55,15 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub const RECEIVE_BUFFER_BYTES: usize = 256 << 10;
 /// How much of it is offered while a large payload is expected, so that most of that payload is not copied.
 pub const RECEIVE_AHEAD_BYTES: usize = 4 << 10;
-/// Receives from one connection before the others have their turn.
-pub const RECEIVES_PER_TURN: usize = 8;
+/// Reads of one reactor that begin before what has ended is sent, where few wait.
+pub const SHORT_ROUND_COMMANDS: usize = 16;
+/// The same where many do.
+pub const LONG_ROUND_COMMANDS: usize = 64;
+/// The same in bytes of their data; the last may go beyond.
+pub const ROUND_BYTES: usize = 1 << 20;
+/// Receives from one connection before what came is worked on and the others have their turn: with them 1 MiB of writes
+/// reach storage while the next is on its way.
+pub const RECEIVES_PER_TURN: usize = 4;
 /// A connection with more bytes than this waiting to be sent is not read from.
 pub const SEND_BACKLOG_BYTES: usize = 4 << 20;
 

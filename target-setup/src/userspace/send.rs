@@ -49,17 +49,34 @@ impl Payload {
     }
 }
 
+/// A PDU's header, with digest and padding. Most are short, and many wait at once: only long ones are kept apart.
+enum Header {
+    Short([u8; SHORT_HEADER_BYTES]),
+    Long(Box<[u8; MAX_HEADER_BYTES]>),
+}
+
+/// A data PDU's header with its digest, also where data is aligned to 32 bytes.
+const SHORT_HEADER_BYTES: usize = 32;
+
 struct Outgoing {
-    header: [u8; MAX_HEADER_BYTES],
+    header: Header,
     header_bytes: u8,
     payload: Payload,
     digest: Option<[u8; DIGEST_LEN]>,
 }
 
 impl Outgoing {
+    fn header(&self) -> &[u8] {
+        let bytes = usize::from(self.header_bytes);
+        match &self.header {
+            Header::Short(header) => &header[..bytes],
+            Header::Long(header) => &header[..bytes],
+        }
+    }
+
     fn pieces(&self) -> [&[u8]; 3] {
         let digest: &[u8] = self.digest.as_ref().map_or(&[], |digest| digest);
-        [&self.header[..usize::from(self.header_bytes)], self.payload.as_slice(), digest]
+        [self.header(), self.payload.as_slice(), digest]
     }
 
     fn len(&self) -> usize {
@@ -110,9 +127,14 @@ impl SendQueue {
         digest: Option<[u8; DIGEST_LEN]>,
         encode: impl FnOnce(&mut [u8; MAX_HEADER_BYTES]) -> usize,
     ) {
-        let mut pdu = Outgoing { header: [0; MAX_HEADER_BYTES], header_bytes: 0, payload, digest };
+        let mut encoded = [0; MAX_HEADER_BYTES];
+        let bytes = encode(&mut encoded);
+        let header = match encoded.first_chunk() {
+            Some(short) if bytes <= SHORT_HEADER_BYTES => Header::Short(*short),
+            _ => Header::Long(Box::new(encoded)),
+        };
         // Headers, padding included, have at most MAX_HEADER_BYTES, which a byte counts.
-        pdu.header_bytes = encode(&mut pdu.header) as u8;
+        let pdu = Outgoing { header, header_bytes: bytes as u8, payload, digest };
         self.waiting_bytes += pdu.len();
         self.held_bytes += pdu.payload.held_bytes();
         self.queue.push_back(pdu);

@@ -42,6 +42,33 @@ pub(crate) struct Worker<S> {
     next_deadline: Option<Instant>,
     /// Connections whose readiness may interest the reactor in another way than before.
     touched: Vec<u32>,
+    /// What may begin before what has ended is sent.
+    round: Round,
+}
+
+/// What is left of a round: the reads that begin between two sends. A host that gets the first data early has something
+/// to do while the rest is read; more rounds than that only cost system calls and wake-ups.
+#[derive(Debug, Clone, Copy, Default)]
+struct Round {
+    commands: usize,
+    bytes: usize,
+}
+
+impl Round {
+    fn of(waiting: usize) -> Self {
+        let few = waiting <= 2 * limits::SHORT_ROUND_COMMANDS;
+        let commands = if few { limits::SHORT_ROUND_COMMANDS } else { limits::LONG_ROUND_COMMANDS };
+        Self { commands, bytes: limits::ROUND_BYTES }
+    }
+
+    fn is_over(self) -> bool {
+        self.commands == 0 || self.bytes == 0
+    }
+
+    fn take(&mut self, bytes: usize) {
+        self.commands = self.commands.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
 }
 
 impl<S: Stream> Worker<S> {
@@ -67,6 +94,7 @@ impl<S: Stream> Worker<S> {
             departures: Vec::new(),
             next_deadline: None,
             touched: Vec::new(),
+            round: Round::default(),
         }
     }
 
@@ -193,13 +221,13 @@ impl<S: Stream> Worker<S> {
     pub(crate) fn settle(&mut self, now: Instant) {
         self.core.tick(now);
         self.core.lanes.refresh(&self.core.subsystem.namespaces);
+        let round = Round::of(self.core.lanes.waiting());
         loop {
+            self.round = round;
             self.run_lanes();
             let ended = self.end_operations();
             self.resume_paused(now);
-            if self.core.lanes.turns() == 0 {
-                self.send(now);
-            }
+            self.send(now);
             let released = std::mem::take(&mut self.core.released);
             if released {
                 for lane in std::mem::take(&mut self.core.blocked) {
@@ -219,9 +247,12 @@ impl<S: Stream> Worker<S> {
         self.part();
     }
 
-    /// Gives each lane that has something to do its turn.
+    /// Gives each lane that has something to do its turn, as far as the round goes.
     fn run_lanes(&mut self) {
         for _ in 0..self.core.lanes.turns() {
+            if self.round.is_over() {
+                break;
+            }
             let Some(lane) = self.core.lanes.next_turn() else { break };
             if !(self.run_ready(lane) & self.run_waiting(lane)) {
                 self.core.blocked.push(lane);
@@ -250,12 +281,17 @@ impl<S: Stream> Worker<S> {
         }
     }
 
-    /// Gives the lane's commands the buffers that they wait for. Tells whether none is left.
+    /// Gives the lane's commands the buffers that they wait for. Tells whether none is left, but for the next round.
     fn run_waiting(&mut self, id: LaneId) -> bool {
+        // What is sent meanwhile makes more of it, of which the next turn knows.
+        let mut left = self.core.data_left();
         loop {
-            let left = self.core.data_left();
             let Some(lane) = self.core.lanes.get_mut(id) else { return true };
             let Some(&key) = lane.waiting.front() else { return true };
+            if self.round.is_over() {
+                self.core.lanes.queue(id);
+                return true;
+            }
             let held = lane.data_bytes;
             let Some(connection) = self.connections.get_mut(key.connection as usize).and_then(Option::as_mut) else {
                 lane.waiting.pop_front();
@@ -263,6 +299,7 @@ impl<S: Stream> Worker<S> {
             };
             let slot = &mut connection.slots[usize::from(key.slot)];
             let need = slot.data_bytes as usize;
+            self.round.take(need);
             if held > 0 && held + need > left {
                 return false;
             }
@@ -292,6 +329,7 @@ impl<S: Stream> Worker<S> {
             let Some(lane) = self.core.lanes.get_mut(id) else { return true };
             lane.waiting.pop_front();
             lane.data_bytes += buffer.len();
+            left = left.saturating_sub(buffer.len());
             slot.buffer = Some((buffer, Pool::Data));
             if matches!(slot.work, super::command::Work::Read { .. }) {
                 slot.stage = Stage::Ready;

@@ -151,6 +151,7 @@ impl IoFile {
             .custom_flags(flags | libc::O_NOCTTY)
             .open(path)
             .map_err(|error| explain(path, options, error))?;
+        note_no_access_times(&file);
         Self::new(file, path)
     }
 
@@ -322,6 +323,17 @@ fn explain(path: &Path, options: FileOptions, error: io::Error) -> FileError {
         Some(libc::EROFS) => FileError::ReadOnly { path },
         Some(libc::EINVAL) if options.direct => FileError::DirectUnsupported { path },
         _ => FileError::Os { action: "open", path, source: error },
+    }
+}
+
+/// Reads do not note when the file was read last (`O_NOATIME`), where that is allowed: it costs some percent of a small one.
+fn note_no_access_times(file: &File) {
+    // SAFETY: both calls only read and set flags of an open descriptor; without the right to, it stays as it was.
+    unsafe {
+        let flags = libc::fcntl(file.as_raw_fd(), libc::F_GETFL);
+        if flags >= 0 {
+            libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags | libc::O_NOATIME);
+        }
     }
 }
 

@@ -1,45 +1,52 @@
 //! CRC32C, as NVMe/TCP uses it for header and data digests (TCP transport 3.3.1.1): the Castagnoli polynomial,
 //! seed FFFFFFFFh, inverted at the end, sent little endian.
 
+use crc_fast::{CrcAlgorithm, Digest};
+
 /// How many bytes a digest takes on the wire.
 pub const DIGEST_LEN: usize = 4;
 
-/// A digest over bytes that come in pieces.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// A digest over bytes that come in pieces: what it would be before it is inverted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Crc32c(u32);
+
+impl Default for Crc32c {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl Crc32c {
     /// A digest over nothing yet.
     pub fn new() -> Self {
-        Self(0)
+        Self(u32::MAX)
     }
 
     /// Takes the next piece in.
     #[inline]
     pub fn update(&mut self, piece: &[u8]) {
-        self.0 = crc32c::crc32c_append(self.0, piece);
+        // Named iSCSI's there, which uses the same.
+        let mut digest = Digest::new_with_init_state(CrcAlgorithm::Crc32Iscsi, self.0.into());
+        digest.update(piece);
+        // Of 32 bits, as the polynomial is.
+        self.0 = digest.get_state() as u32;
     }
 
     /// The digest of all pieces so far, as a number.
     pub fn finish(self) -> u32 {
-        self.0
+        !self.0
     }
 
     /// The digest of all pieces so far, as it is sent.
     pub fn to_bytes(self) -> [u8; DIGEST_LEN] {
-        self.0.to_le_bytes()
-    }
-
-    /// The digest of `a` followed by `b`, of which `b` is `b_len` bytes long, without seeing them again.
-    pub fn combine(a: Self, b: Self, b_len: usize) -> Self {
-        Self(crc32c::crc32c_combine(a.0, b.0, b_len))
+        self.finish().to_le_bytes()
     }
 }
 
 /// The digest of one piece.
 #[inline]
 pub fn crc32c(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes)
+    crc_fast::crc32_iscsi(bytes)
 }
 
 #[cfg(test)]
@@ -67,9 +74,5 @@ mod tests {
             bytes.chunks(piece_len).for_each(|piece| digest.update(piece));
             assert_eq!(digest.finish(), crc32c(&bytes), "pieces of {piece_len}");
         }
-        let (mut a, mut b) = (Crc32c::new(), Crc32c::new());
-        a.update(&bytes[..1234]);
-        b.update(&bytes[1234..]);
-        assert_eq!(Crc32c::combine(a, b, bytes.len() - 1234).finish(), crc32c(&bytes));
     }
 }
