@@ -99,6 +99,13 @@ verified() {
     grep '^Verified' /tmp/verified.log
 }
 
+# secrets HOST CONTROLLER: what programs of ours that are started from now on know; an empty text for none.
+secrets() {
+    unset NVFERRY_DHCHAP_SECRET NVFERRY_DHCHAP_CTRL_SECRET
+    [ -z "$1" ] || export NVFERRY_DHCHAP_SECRET="$1"
+    [ -z "$2" ] || export NVFERRY_DHCHAP_CTRL_SECRET="$2"
+}
+
 # connect NQN PORT OPTIONS...: the kernel's host.
 connect() {
     connected=$1 port=$2

@@ -14,6 +14,7 @@ fn bindings() {
     let bindings = bindgen::Builder::default()
         .header_contents("wrapper.h", "#include <libnvme.h>\n")
         .allowlist_function("nvme_(create_root|free_tree|lookup_host|create_ctrl|free_ctrl|ctrl_get_name)")
+        .allowlist_function("nvme_(host|ctrl)_set_dhchap_key")
         .allowlist_function("nvme_(errno_to_string|get_version)")
         .allowlist_function("nvmf_(default_config|add_ctrl)")
         .allowlist_type("nvme_fabrics_config")

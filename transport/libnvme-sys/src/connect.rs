@@ -3,6 +3,7 @@
 use crate::bindings::Functions;
 use crate::config::{self, Config};
 use crate::request::{ConnectError, ConnectOptions, ConnectRequest};
+use nvferry_auth::Secret;
 use std::ffi::{CStr, CString, c_char};
 use std::io::{self, Read, Seek};
 use std::os::fd::FromRawFd;
@@ -74,6 +75,9 @@ impl LibNvme {
         let c = |text: &str| CString::new(text).map_err(|_| refused(format!("{text:?} has a zero byte in it")));
         let (transport, traddr, trsvcid) = (c(&request.transport)?, c(&request.traddr)?, c(&request.trsvcid)?);
         let (subsysnqn, hostnqn, hostid) = (c(&request.subsysnqn)?, c(&request.hostnqn)?, c(&request.hostid)?);
+        // The library and the kernel keep copies that nobody wipes; these are no worse.
+        let c_secret = |secret: &Option<Secret>| secret.as_ref().map(|secret| c(&secret.expose())).transpose();
+        let (secret, controller_secret) = (c_secret(&request.secret)?, c_secret(&request.controller_secret)?);
         let config = self.config(&request.options)?;
         let mut log = Log::new().map_err(|error| refused(format!("no memory file for libnvme's messages: {error}")))?;
         let library = &self.functions;
@@ -99,6 +103,12 @@ impl LibNvme {
                 trsvcid.as_ptr(),
             );
             if !host.is_null() && !controller.is_null() {
+                if let Some(secret) = &secret {
+                    library.nvme_host_set_dhchap_key(host, secret.as_ptr());
+                }
+                if let Some(secret) = &controller_secret {
+                    library.nvme_ctrl_set_dhchap_key(controller, secret.as_ptr());
+                }
                 outcome = match library.nvmf_add_ctrl(host, controller, (&raw const *config).cast()) {
                     0 => Ok(text(library.nvme_ctrl_get_name(controller))),
                     _ => Err(io::Error::last_os_error().raw_os_error().unwrap_or(0)),
@@ -229,6 +239,8 @@ mod tests {
             subsysnqn: "nqn.2016-06.io.mc:nobody".into(),
             hostnqn: "nqn.2014-08.org.nvmexpress:uuid:11111111-1111-1111-1111-111111111111".into(),
             hostid: "11111111-1111-1111-1111-111111111111".into(),
+            secret: None,
+            controller_secret: None,
             options: ConnectOptions { hdr_digest: true, ..ConnectOptions::default() },
         }
     }

@@ -1,5 +1,7 @@
 //! What is asked of the kernel's NVMe host, and how that fails: plain data, there in every build.
 
+use nvferry_auth::Secret;
+
 /// What to connect to, and as whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectRequest {
@@ -15,6 +17,10 @@ pub struct ConnectRequest {
     pub hostnqn: String,
     /// The host's id, a UUID as text.
     pub hostid: String,
+    /// What the host proves to know, where the target asks for that.
+    pub secret: Option<Secret>,
+    /// What the target has to prove to know. Without `secret` the kernel does not ask for it.
+    pub controller_secret: Option<Secret>,
     /// How.
     pub options: ConnectOptions,
 }

@@ -67,6 +67,8 @@ impl KernelPlan {
             subsysnqn: subnqn.to_string(),
             hostnqn: self.host.host_nqn.to_string(),
             hostid: self.host.host_id.to_string(),
+            secret: self.host.secret.clone(),
+            controller_secret: self.host.controller_secret.clone(),
             options: ConnectOptions {
                 nr_io_queues: Some(self.queues as u16),
                 queue_size: Some(self.host.queue_depth.clamp(KERNEL_QUEUE_SIZE.0, KERNEL_QUEUE_SIZE.1)),

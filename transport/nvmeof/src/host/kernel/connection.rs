@@ -3,7 +3,7 @@
 //! The connections that this process made are listed in one place, so that several attachments, of one engine or of
 //! several, share a connection, and the last one removes it. What others made, people or programs, is used and left.
 
-use super::fabrics::{self, Fabrics, Refusal};
+use super::fabrics::{self, Attempt, Fabrics, Refusal};
 use super::sysfs::{Controller, Sysfs};
 use nvferry_engine::EngineError;
 use nvferry_engine::error::ErrorKind;
@@ -104,6 +104,7 @@ impl Connection {
                             && key.is_of(&controller)
                             && !controller.is_leaving()
                         {
+                            must_ask_for_proof(sysfs, request, &made.name)?;
                             return Ok(Self { name: made.name.clone(), key, _made: Some(made) });
                         }
                     }
@@ -114,13 +115,15 @@ impl Connection {
                     return Err(busy("the kernel is just removing the connection to it"));
                 }
                 let name = controller.name;
+                must_ask_for_proof(sysfs, request, &name)?;
                 tracing::info!(target: "nvferry::host", controller = name, "using a kernel connection that was there");
                 return Ok(Self { name, key, _made: None });
             }
             mine.push((key.clone(), Mine::BeingMade));
         }
         let _undo = BeingMade(key.clone());
-        let name = match fabrics::connect(fabrics, sysfs, request) {
+        let Attempt { outcome, kernel_log } = fabrics::connect(fabrics, sysfs, request);
+        let name = match outcome {
             Ok(name) => name,
             // libnvme can fail to find its way in sysfs after the kernel has connected.
             Err(refusal) if !refusal.already => {
@@ -129,11 +132,19 @@ impl Connection {
             }
             Err(refusal) => return Err(refusal),
         };
+        if request.secret.is_some() {
+            sysfs.close_secrets(&name);
+        }
+        // From here on it is removed again where it is not used.
+        let made = Arc::new(Made { name: name.clone(), key: key.clone(), sysfs: sysfs.clone() });
+        // A target that asks for no authentication is none that the kernel asks for a proof.
+        if request.controller_secret.is_some() && !fabrics::has_proved_itself(&kernel_log, &name) {
+            return Err(fabrics::unproved(request));
+        }
         tracing::info!(
             target: "nvferry::host", controller = name, subsystem = request.subsysnqn, address = request.traddr,
             "kernel connected"
         );
-        let made = Arc::new(Made { name: name.clone(), key: key.clone(), sysfs: sysfs.clone() });
         MINE.lock().push((key.clone(), Mine::Made(Arc::downgrade(&made))));
         Ok(Self { name, key, _made: Some(made) })
     }
@@ -151,6 +162,21 @@ struct BeingMade(Key);
 impl Drop for BeingMade {
     fn drop(&mut self) {
         MINE.lock().retain(|(key, mine)| !(*key == self.0 && matches!(mine, Mine::BeingMade)));
+    }
+}
+
+/// Refuses a connection that was there and through which a target may be met that has proved nothing.
+fn must_ask_for_proof(sysfs: &Sysfs, request: &ConnectRequest, name: &str) -> Result<(), Refusal> {
+    match &request.controller_secret {
+        Some(secret) if !sysfs.asks_for_proof(name, secret) => {
+            let why = format!(
+                "the kernel is connected to {} already, and has not asked it to prove itself with this controller secret: \
+                 disconnect it (nvme disconnect -d {name})",
+                request.subsysnqn
+            );
+            Err(Refusal { error: EngineError::new(ErrorKind::RejectHandshake, why), may_pass: false, already: false })
+        }
+        _ => Ok(()),
     }
 }
 

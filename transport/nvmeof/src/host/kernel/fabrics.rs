@@ -6,13 +6,16 @@ use nvferry_engine::error::ErrorKind;
 use nvferry_libnvme_sys::{ConnectError, ConnectRequest};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long loading a module may take.
 const MODPROBE_PATIENCE: Duration = Duration::from_secs(5);
 /// How much of the kernel's log is told.
-const MAX_LOG_LINES: usize = 4;
+const MAX_TOLD_LINES: usize = 4;
+/// How much of it is looked at.
+const MAX_LOG_LINES: usize = 256;
 
 /// What connects the kernel to targets: libnvme, or a test.
 pub(crate) trait Fabrics: Send + Sync + std::fmt::Debug {
@@ -72,21 +75,70 @@ pub(crate) struct Refusal {
     pub(crate) already: bool,
 }
 
+/// What came of trying to connect.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    /// The controller's name.
+    pub(crate) outcome: Result<String, Refusal>,
+    /// What the kernel logged about NVMe meanwhile.
+    pub(crate) kernel_log: Vec<String>,
+}
+
 /// Connects once, loading modules where that is needed.
-pub(crate) fn connect(fabrics: &dyn Fabrics, sysfs: &Sysfs, request: &ConnectRequest) -> Result<String, Refusal> {
+pub(crate) fn connect(fabrics: &dyn Fabrics, sysfs: &Sysfs, request: &ConnectRequest) -> Attempt {
     let module = format!("nvme-{}", request.transport);
     // The kernel loads the transport's module when it is asked to connect, but then it must have the node to be asked by.
     let modprobe = if sysfs.fabrics_node().exists() { None } else { modprobe(&module).err() };
-    let log = KernelLog::begin();
-    fabrics.connect(request).map_err(|error| {
+    let log = KernelLog::begin(&sysfs.kernel_log());
+    let result = fabrics.connect(request);
+    let kernel_log = log.map_or_else(Vec::new, KernelLog::end);
+    let outcome = result.map_err(|error| {
         let surroundings = Surroundings {
             has_fabrics_node: sysfs.fabrics_node().exists(),
             has_transport_module: sysfs.has_module(&module),
-            kernel_log: log.map_or_else(Vec::new, KernelLog::end),
+            kernel_log: kernel_log.clone(),
             modprobe,
         };
         explain(&error, request, &surroundings)
-    })
+    });
+    Attempt { outcome, kernel_log }
+}
+
+/// Whether the target has proved to the kernel that it knows the controller secret. The kernel tells that in its log only
+/// (`nvme_auth_process_dhchap_success1` in drivers/nvme/host/auth.c).
+pub(crate) fn has_proved_itself(kernel_log: &[String], controller: &str) -> bool {
+    let proof = format!("nvme {controller}: qid 0: controller authenticated");
+    kernel_log.iter().any(|line| line.contains(&proof))
+}
+
+/// The kernel has connected to a target that was not asked to prove itself.
+pub(crate) fn unproved(request: &ConnectRequest) -> Refusal {
+    let message = format!(
+        "the kernel's NVMe host was connected to {} at {}:{} as {}, but its log (/dev/kmsg) does not say that the target has \
+         proved itself, as this host's controller secret demands: it may be an impostor, or authenticate nobody",
+        request.subsysnqn, request.traddr, request.trsvcid, request.hostnqn
+    );
+    Refusal { error: EngineError::new(ErrorKind::RejectHandshake, message), may_pass: false, already: false }
+}
+
+/// What the kernel's log says about authentication, for people; nothing where it says nothing.
+fn auth_trouble(error: &ConnectError, request: &ConnectRequest, kernel_log: &[String]) -> Option<String> {
+    let logged = |text: &str| kernel_log.iter().any(|line| line.contains(text));
+    let is_key = error.number == number::NOKEY || error.words.contains("Key was rejected");
+    // Not "authenticated", which is no trouble.
+    let is_logged = logged("authentication") || logged("did not authenticate");
+    if !is_key && !is_logged || error.number <= 0 || error.number == number::ALREADY {
+        None
+    } else if request.secret.is_none() {
+        Some("the target wants authentication and no secret is set: give this host's with dhchap_secret_file=".into())
+    } else if logged("controller authentication failed") || logged("controller did not authenticate") {
+        Some(
+            "the target did not prove itself: it may be an impostor, or have another controller secret than this host"
+                .into(),
+        )
+    } else {
+        Some("the target refuses this host's secret: is it the one that is set for this host there?".into())
+    }
 }
 
 /// libnvme's numbers (`enum nvme_connect_err`); those that no version gives another meaning.
@@ -123,6 +175,7 @@ pub(crate) fn explain(error: &ConnectError, request: &ConnectRequest, seen: &Sur
             "connecting the kernel needs root (CAP_SYS_ADMIN): run as root, or use host_driver=userspace",
         )
     };
+    let auth_trouble = auth_trouble(error, request, &seen.kernel_log);
     let (kind, hint): (ErrorKind, String) = match error.number {
         OPEN if !seen.has_fabrics_node => {
             let tried = seen.modprobe.as_ref().map_or_else(String::new, |why| format!(" (tried: {why})"));
@@ -150,7 +203,6 @@ pub(crate) fn explain(error: &ConnectError, request: &ConnectRequest, seen: &Sur
             own((ErrorKind::NotImplemented, "this kernel lacks what was asked for, such as digests or a transport"))
         }
         NODEV => own((ErrorKind::DeviceNotFound, "there is no network device for that address")),
-        NOKEY => own((ErrorKind::RejectHandshake, "the target asks for a key that this host was not given")),
         CONNREFUSED | ECONNREFUSED => {
             own((ErrorKind::Socket, "nobody listens there: start the target, check address and port"))
         }
@@ -167,15 +219,21 @@ pub(crate) fn explain(error: &ConnectError, request: &ConnectRequest, seen: &Sur
         )),
         _ => own((ErrorKind::Socket, "the kernel's log (dmesg) may say more")),
     };
-    let may_pass = matches!(kind, ErrorKind::Socket | ErrorKind::RejectHandshake);
+    // Another secret does not come by itself.
+    let may_pass = matches!(kind, ErrorKind::Socket | ErrorKind::RejectHandshake) && auth_trouble.is_none();
+    let (kind, hint) = auth_trouble.map_or((kind, hint), |hint| (ErrorKind::RejectHandshake, hint));
     let log = match seen.kernel_log.as_slice() {
         [] => String::new(),
-        lines => format!("; the kernel's log: {}", lines.join("; ")),
+        lines => format!("; the kernel's log: {}", lines[..lines.len().min(MAX_TOLD_LINES)].join("; ")),
     };
-    let message = format!(
+    let mut message = format!(
         "cannot connect the kernel's NVMe host to {} at {}:{} over {} as {}: {words}; {hint}{log}",
         request.subsysnqn, request.traddr, request.trsvcid, request.transport, request.hostnqn
     );
+    // The kernel's log repeats options that it does not know.
+    for secret in [&request.secret, &request.controller_secret].into_iter().flatten() {
+        message = message.replace(secret.expose().as_str(), "…");
+    }
     Refusal { error: EngineError::new(kind, message), may_pass, already: error.number == ALREADY }
 }
 
@@ -211,9 +269,9 @@ fn modprobe(module: &str) -> Result<(), String> {
 struct KernelLog(std::fs::File);
 
 impl KernelLog {
-    fn begin() -> Option<Self> {
+    fn begin(path: &Path) -> Option<Self> {
         const O_NONBLOCK: i32 = 0o4000;
-        let mut log = std::fs::OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open("/dev/kmsg").ok()?;
+        let mut log = std::fs::OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path).ok()?;
         log.seek(SeekFrom::End(0)).ok()?;
         Some(Self(log))
     }
@@ -228,11 +286,11 @@ impl KernelLog {
                 break;
             }
             let text = String::from_utf8_lossy(&record[..len]);
-            let line = text.split_once(';').and_then(|(_, text)| text.lines().next()).unwrap_or_default().trim();
+            // Lines that begin with a blank belong to the one before.
+            let texts = text.lines().filter(|line| !line.starts_with(' ')).filter_map(|line| line.split_once(';'));
             // What it says of our own wish to reconnect for ever is no reason.
-            if line.contains("nvme") && !line.contains("will reconnect forever") {
-                lines.push(line.to_owned());
-            }
+            let about_nvme = |line: &&str| line.contains("nvme") && !line.contains("will reconnect forever");
+            lines.extend(texts.map(|(_, line)| line.trim()).filter(about_nvme).map(str::to_owned));
         }
         lines
     }
@@ -241,6 +299,7 @@ impl KernelLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nvferry_auth::Secret;
 
     fn request() -> ConnectRequest {
         ConnectRequest {
@@ -250,7 +309,36 @@ mod tests {
             subsysnqn: "nqn.2016-06.io.mc:node7".into(),
             hostnqn: "nqn.2014-08.org.nvmexpress:uuid:1".into(),
             hostid: "1".into(),
+            secret: None,
+            controller_secret: None,
             options: Default::default(),
+        }
+    }
+
+    #[test]
+    fn p13_what_the_kernel_logs_of_authentication_is_told_and_secrets_are_not() {
+        let secret = Secret::generate(None).unwrap();
+        let set = ConnectRequest { secret: Some(secret.clone()), controller_secret: Some(secret.clone()), ..request() };
+        let exposed = secret.expose();
+        let unknown = format!("nvme_fabrics: unknown parameter or missing value 'dhchap_secret={}'", *exposed);
+        for (request, number, line, needle, may_pass) in [
+            (request(), 1006, "nvme nvme0: qid 0: authentication setup failed", "no secret is set", false),
+            (request(), 1020, "", "no secret is set", false),
+            (set.clone(), 1017, "nvme nvme0: qid 0: authentication failed", "refuses this host's secret", false),
+            (set.clone(), 1006, "nvme nvme0: qid 0: controller authentication failed", "did not prove itself", false),
+            (set.clone(), 1006, "nvme nvme0: qid 0: controller did not authenticate", "did not prove itself", false),
+            (set.clone(), 1017, "nvme nvme0: qid 0: authenticated with hash hmac(sha256)", "nobody listens", true),
+            (set.clone(), 1013, unknown.as_str(), "one of the options", false),
+            (set.clone(), 1017, "nvme nvme0: failed to connect socket: -111", "nobody listens", true),
+        ] {
+            let kernel_log = vec![line.to_owned()];
+            let seen = Surroundings { has_fabrics_node: true, has_transport_module: true, kernel_log, modprobe: None };
+            let error = ConnectError { number, words: format!("words that repeat {}", *exposed) };
+            let refusal = explain(&error, &request, &seen);
+            let message = refusal.error.to_string();
+            assert!(message.contains(needle), "{number} {line}: {message}");
+            assert_eq!(refusal.may_pass, may_pass, "{message}");
+            assert!(request.secret.is_none() || !message.contains(&exposed[10..30]), "{message}");
         }
     }
 

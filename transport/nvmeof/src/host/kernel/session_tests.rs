@@ -12,6 +12,7 @@ use crate::testing::Outcomes;
 use crate::testing::rig::memory;
 use crate::trid;
 use crate::worker::WorkerPool;
+use nvferry_auth::Secret;
 use nvferry_engine::error::ErrorKind;
 use nvferry_engine::{
     EngineError, FileBufferDesc, FileBufferId, Operation, RemoteSegment, SegmentDesc, Slice, SliceSink,
@@ -98,8 +99,11 @@ impl Bench {
     }
 
     fn attach(&self, patience: Duration) -> Result<Remote, EngineError> {
-        let settings =
-            Settings::resolve(NvmeofOptions::new().direct(false), None, &Environment::default(), "host").unwrap();
+        self.attach_with(NvmeofOptions::new(), patience)
+    }
+
+    fn attach_with(&self, options: NvmeofOptions, patience: Duration) -> Result<Remote, EngineError> {
+        let settings = Settings::resolve(options.direct(false), None, &Environment::default(), "host").unwrap();
         let plan = KernelPlan::new(&settings, 2);
         let request = plan.request(&self.segment)?;
         let view = View { table: Arc::default(), max_transfer_bytes: u32::MAX, queues: 2 };
@@ -210,6 +214,57 @@ fn attachments_share_a_connection_and_the_last_one_removes_it() {
     assert!(!bench.was_disconnected("nvme0"), "the second still uses it");
     second.close(Instant::now() + PATIENCE);
     assert!(bench.was_disconnected("nvme0"));
+}
+
+fn mode(bench: &Bench, attribute: &str) -> u32 {
+    use std::os::unix::fs::PermissionsExt;
+    let path = bench.tree.path(&format!("sys/class/nvme/nvme0/{attribute}"));
+    std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn p13_a_target_that_does_not_prove_itself_to_the_kernel_is_not_used() {
+    let secrets = [Secret::generate(None).unwrap(), Secret::generate(None).unwrap()];
+    let options = || NvmeofOptions::new().secret(secrets[0].clone()).controller_secret(secrets[1].clone());
+    let given = secrets.clone();
+    let connects = move |says: &'static str| -> Script {
+        let (given, mut connects) = (given.clone(), with_namespaces("nvme0", &[1]));
+        Box::new(move |tree, request, call| {
+            assert_eq!(request.secret.as_ref(), Some(&given[0]));
+            let name = connects(tree, request, call);
+            // As the kernel does.
+            for (attribute, secret) in
+                [("dhchap_secret", &request.secret), ("dhchap_ctrl_secret", &request.controller_secret)]
+            {
+                let text = secret.as_ref().map_or("none".to_owned(), |secret| secret.expose().to_string());
+                tree.write(&format!("sys/class/nvme/nvme0/{attribute}"), &format!("{text}\n"));
+            }
+            tree.append("dev/kmsg", &format!("6,9,9,-;{says}\n SUBSYSTEM=nvme\n6,10,9,-;nvme nvme0: new ctrl\n"));
+            name
+        })
+    };
+    let others = "nvme nvme7: qid 0: controller authenticated";
+    for says in ["nvme nvme0: qid 0: authenticated", others] {
+        let bench = Bench::new("unproved", &[1], connects(says));
+        bench.tree.write("dev/kmsg", "6,1,1,-;nvme nvme0: qid 0: controller authenticated\n");
+        let error = bench.attach_with(options(), PATIENCE).unwrap_err();
+        assert_eq!((error.kind(), bench.calls()), (ErrorKind::RejectHandshake, 1));
+        assert!(error.to_string().contains("does not say that the target has proved itself"), "{error}");
+        assert!(bench.was_disconnected("nvme0"));
+    }
+    let bench = Bench::new("proved", &[1], connects("nvme nvme0: qid 0: controller authenticated"));
+    bench.tree.write("dev/kmsg", "");
+    let remote = bench.attach_with(options(), PATIENCE).unwrap();
+    move_one(&remote, Operation::Read, 1, &memory(4096)).unwrap();
+    assert_eq!([mode(&bench, "dhchap_secret"), mode(&bench, "dhchap_ctrl_secret")], [0o600; 2]);
+    // Who does not ask for a proof may share it, and who asks for the same.
+    bench.attach_with(options(), PATIENCE).unwrap();
+    bench.attach_with(NvmeofOptions::new().secret(secrets[0].clone()), PATIENCE).unwrap();
+    assert_eq!(bench.calls(), 1);
+    let other = options().controller_secret(Secret::generate(None).unwrap());
+    let error = bench.attach_with(other, PATIENCE).unwrap_err();
+    assert!(error.to_string().contains("nvme disconnect -d nvme0"), "{error}");
+    assert!(!bench.was_disconnected("nvme0"));
 }
 
 #[test]

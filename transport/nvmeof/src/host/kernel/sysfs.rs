@@ -7,14 +7,20 @@
 //! head `nvme0n2`, wherever the subsystem's number differs from the controller's. The number at the end counts heads and
 //! is *not* the namespace id, which is in the attribute `nsid`.
 
+use nvferry_auth::Secret;
 use nvferry_wire::Nsid;
+use std::fs::Permissions;
 use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes of the unit in which sysfs counts a device's size, whatever its block.
 const SYSFS_SECTOR_BYTES: u64 = 512;
+/// Where the kernel shows what a controller's host proves to know.
+const SECRET: &str = "dhchap_secret";
+/// The same of the target.
+const CONTROLLER_SECRET: &str = "dhchap_ctrl_secret";
 
 /// The kernel's view of NVMe.
 #[derive(Debug, Clone)]
@@ -86,6 +92,33 @@ impl Sysfs {
     /// Where connections are asked for.
     pub(crate) fn fabrics_node(&self) -> PathBuf {
         self.dev.join("nvme-fabrics")
+    }
+
+    /// The kernel's log.
+    pub(crate) fn kernel_log(&self) -> PathBuf {
+        self.dev.join("kmsg")
+    }
+
+    /// Whether whoever made this connection had the kernel ask the target to prove that it knows this secret.
+    pub(crate) fn asks_for_proof(&self, controller: &str, secret: &Secret) -> bool {
+        let asked = read_attribute(&self.class().join(controller).join(CONTROLLER_SECRET));
+        // The kernel shows it as it was given, which need not be as it is written here.
+        asked.and_then(|asked| asked.parse::<Secret>().ok()).is_some_and(|asked| asked == *secret)
+    }
+
+    /// Makes a controller's secrets unreadable to other users, to whom the kernel shows them.
+    pub(crate) fn close_secrets(&self, controller: &str) {
+        for attribute in [SECRET, CONTROLLER_SECRET] {
+            let path = self.class().join(controller).join(attribute);
+            if let Err(error) = std::fs::set_permissions(&path, Permissions::from_mode(0o600))
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(
+                    target: "nvferry::host", path = %path.display(), %error,
+                    "every user of this machine can read a secret there: the file could not be closed"
+                );
+            }
+        }
     }
 
     /// All controllers. Those that go meanwhile are left out.

@@ -30,6 +30,11 @@ impl Tree {
         std::fs::write(path, text).unwrap();
     }
 
+    pub(super) fn append(&self, below: &str, text: &str) {
+        let mut file = std::fs::OpenOptions::new().append(true).open(self.path(below)).unwrap();
+        std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+    }
+
     pub(super) fn controller(&self, name: &str, subsysnqn: &str, address: &str) {
         for (attribute, text) in [
             ("transport", "tcp\n"),
