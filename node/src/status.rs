@@ -118,11 +118,22 @@ fn body(answer: &[u8]) -> Result<String> {
     }
 }
 
+/// Who may connect.
+fn access(target: &Target) -> String {
+    let Some(hosts) = &target.allowed_hosts else { return "every host may connect".into() };
+    let with_secret = hosts.iter().filter(|host| host.has_secret).count();
+    match hosts.len() {
+        0 => "no host may connect".into(),
+        some => format!("hosts that may connect: {some}, of which {with_secret} have a secret"),
+    }
+}
+
 /// A target as tables; rates are told where there was an earlier look.
 fn show(target: &Target, before: Option<(&Target, Duration)>) -> String {
     let head = [
         ["target".to_owned(), printable(&target.address)],
         ["state".into(), format!("{}, since {}", printable(&target.state), printable(&target.since))],
+        ["access".into(), access(target)],
     ];
     let mut parts = vec![table(&head)];
     if !target.accounts {

@@ -6,14 +6,16 @@ use common::*;
 use nix::sys::signal::Signal;
 use nvferry_engine::{Deadline, FileBufferId, Request, TransferEngine};
 use nvferry_nvmeof::{NvmeofOptions, PROTOCOL};
-use std::fs::File;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 
 const NAME: &str = "node-a:8081";
 
 /// A target with a file of 64 KiB that tells its metrics, and where.
-fn target(url: &str, path: &str) -> (Role, String) {
+fn target(url: &str, path: &str, more: &[&str]) -> (Role, String) {
     let args = ["target", "--metadata-server", url, "--server-name", NAME, "--trsvcid", "0", "--direct", "off"];
-    let role = Role::start(&mut nvferry(&[&args[..], &["--file", path, "--metrics-listen", "127.0.0.1:0"]].concat()));
+    let args = [&args[..], &["--file", path, "--metrics-listen", "127.0.0.1:0"], more].concat();
+    let role = Role::start(&mut nvferry(&args));
     let metrics = role.ready.split("metrics at http://").nth(1).unwrap();
     let address = metrics.strip_suffix("/metrics").unwrap().to_owned();
     (role, address)
@@ -26,11 +28,15 @@ fn a_running_target_says_what_it_does_file_by_file_and_host_by_host() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.seg").to_str().unwrap().to_owned();
     File::create(&path).unwrap().set_len(64 << 10).unwrap();
-    let (target, address) = target(&url, &path);
+    let hosts = dir.path().join("hosts");
+    std::fs::write(&hosts, "nqn.2020-01.org.example:reader\nnqn.2020-01.org.example:other\n").unwrap();
+    std::fs::set_permissions(&hosts, Permissions::from_mode(0o600)).unwrap();
+    let (target, address) = target(&url, &path, &["--allowed-hosts", hosts.to_str().unwrap()]);
 
     let (code, idle, stderr) = run(&["target", "status", "--metrics-listen", &address, "--interval", "0"]);
     assert_eq!((code, stderr.as_str()), (0, ""));
     assert!(idle.contains("no host is connected") && idle.contains("serving, since 20"), "{idle}");
+    assert!(idle.contains("hosts that may connect: 2, of which 0 have a secret"), "{idle}");
 
     let options = NvmeofOptions::new().host_nqn("nqn.2020-01.org.example:reader".parse().unwrap());
     let engine = TransferEngine::builder()
@@ -59,6 +65,7 @@ fn a_running_target_says_what_it_does_file_by_file_and_host_by_host() {
     let page: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!((code, &page["targets"][0]["files"][0]["io"]["read_bytes"]), (0, &8192.into()));
     assert_eq!(page["targets"][0]["hosts"][0]["authenticated"], serde_json::Value::Null);
+    assert_eq!(page["targets"][0]["allowed_hosts"][0]["nqn"], "nqn.2020-01.org.example:reader");
 
     // Whoever finds the segment finds that, too.
     let (code, shown, _) = run(&["segment", "show", NAME, "--metadata-server", &url]);
@@ -86,7 +93,7 @@ fn a_target_that_cannot_be_asked_is_shown_all_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.seg").to_str().unwrap().to_owned();
     File::create(&path).unwrap().set_len(64 << 10).unwrap();
-    let (mut target, address) = target(&url, &path);
+    let (mut target, address) = target(&url, &path, &[]);
     // Its segment stays for a while.
     target.signal(Signal::SIGKILL);
     target.end();

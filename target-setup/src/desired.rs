@@ -2,8 +2,10 @@
 //!
 //! Every driver reads the same description: the userspace target serves it, the kernel's nvmet is configured by it.
 
+use crate::driver::AllowedHostStatus;
 use nvferry_auth::file::HostLine;
 use nvferry_auth::{AuthHash, DhGroup, Secret};
+use nvferry_wire::trid::TrType;
 use nvferry_wire::{Nqn, Nsid, TransportId};
 use std::path::PathBuf;
 
@@ -68,6 +70,28 @@ impl AllowedHosts {
     #[must_use]
     pub fn has_secrets(&self) -> bool {
         matches!(self, Self::Only(hosts) if hosts.iter().any(|host| host.auth.is_some()))
+    }
+
+    /// The list as people are told of it.
+    pub(crate) fn status(&self) -> Option<Vec<AllowedHostStatus>> {
+        let Self::Only(hosts) = self else { return None };
+        let status = |it: &AllowedHost| AllowedHostStatus {
+            host: it.nqn.clone(),
+            has_secret: it.auth.is_some(),
+            has_controller_secret: it.auth.as_ref().is_some_and(|auth| auth.controller_secret.is_some()),
+        };
+        Some(hosts.iter().map(status).collect())
+    }
+
+    /// Says so when whoever reaches the address may read and write everything.
+    pub(crate) fn warn_if_wide_open(&self, address: &TransportId) {
+        let stays_here = address.trtype == TrType::Loop || address.traddr.is_loopback();
+        if *self == Self::Any && !stays_here {
+            tracing::warn!(
+                target: "nvferry::target", %address,
+                "this target lets every host in that reaches it: name those that may connect, with a secret each"
+            );
+        }
     }
 
     /// What the host with this name has to prove, if anything.
@@ -194,4 +218,56 @@ pub(crate) const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
 /// FNV-1a: stable over versions and machines, which the standard library's hashes do not promise.
 pub(crate) fn fnv1a_64(bytes: &[u8], basis: u64) -> u64 {
     bytes.iter().fold(basis, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Counts warnings.
+    struct Warnings(Arc<AtomicUsize>);
+
+    impl tracing::Subscriber for Warnings {
+        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+            *metadata.level() == tracing::Level::WARN
+        }
+
+        fn event(&self, _: &tracing::Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    #[test]
+    fn p13_a_target_that_is_open_to_all_is_warned_of_once() {
+        let host = Nqn::new("nqn.2020-01.org.example:h").unwrap();
+        let warnings = |address: &str, allowed_hosts: &AllowedHosts| {
+            let count = Arc::new(AtomicUsize::new(0));
+            let address = address.parse().unwrap();
+            tracing::subscriber::with_default(Warnings(Arc::clone(&count)), || {
+                allowed_hosts.warn_if_wide_open(&address);
+            });
+            count.load(Ordering::Relaxed)
+        };
+        let named = AllowedHosts::Only(vec![host.into()]);
+        for address in ["0.0.0.0", "10.0.0.1", "::", "fd00::1"] {
+            let address = format!("traddr={address} trsvcid=4420");
+            assert_eq!(warnings(&address, &AllowedHosts::Any), 1, "{address}");
+            assert_eq!(warnings(&address, &named), 0, "{address}");
+            assert_eq!(warnings(&address, &AllowedHosts::Only(vec![])), 0, "{address}");
+        }
+        for address in ["traddr=127.0.0.1 trsvcid=4420", "traddr=127.9.9.9 trsvcid=1", "traddr=::1 trsvcid=1"] {
+            assert_eq!(warnings(address, &AllowedHosts::Any), 0, "{address}");
+        }
+    }
 }

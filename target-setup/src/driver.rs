@@ -170,6 +170,8 @@ pub struct TargetStatus {
     pub accounts: bool,
     /// Open connections, among them those that have not yet said who they are.
     pub connections: usize,
+    /// The hosts that may connect; `None` where every host may.
+    pub allowed_hosts: Option<Vec<AllowedHostStatus>>,
     /// Hosts that are connected.
     pub controllers: Vec<ControllerStatus>,
     /// What is offered.
@@ -220,6 +222,17 @@ pub struct FaultTotals {
     pub digest_errors: u64,
     /// Connections ended because the host was silent or too slow.
     pub timeouts: u64,
+}
+
+/// A host that may connect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AllowedHostStatus {
+    /// Its name.
+    pub host: Nqn,
+    /// Whether it has to prove that it knows a secret.
+    pub has_secret: bool,
+    /// Whether the target has one to prove to it.
+    pub has_controller_secret: bool,
 }
 
 /// One connected host's controller.

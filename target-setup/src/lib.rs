@@ -19,8 +19,8 @@ pub mod userspace;
 pub use configfs::{NvmetOptions, NvmetTarget};
 pub use desired::{AllowedHost, AllowedHosts, HostAuth, NamespaceSpec, TargetSpec};
 pub use driver::{
-    CommandKind, ControllerStatus, ErrorClass, HostProof, HostStatus, IoTotals, NamespaceInfo, NamespaceStatus,
-    TargetDriver, TargetStatus,
+    AllowedHostStatus, CommandKind, ControllerStatus, ErrorClass, HostProof, HostStatus, IoTotals, NamespaceInfo,
+    NamespaceStatus, TargetDriver, TargetStatus,
 };
 pub use error::TargetError;
 pub use userspace::{UserspaceOptions, UserspaceTarget};

@@ -12,7 +12,9 @@ use super::step::{self, Step, StepError};
 use super::tree::{KernelTree, Tree};
 use super::undo;
 use crate::desired::{AllowedHosts, NamespaceSpec, TargetSpec};
-use crate::driver::{FaultTotals, NamespaceInfo, NamespaceStatus, PoolTotals, TargetDriver, TargetStatus};
+use crate::driver::{
+    AllowedHostStatus, FaultTotals, NamespaceInfo, NamespaceStatus, PoolTotals, TargetDriver, TargetStatus,
+};
 use crate::error::TargetError;
 use crate::guard::{self, Claim};
 use nvferry_wire::trid::TrType;
@@ -93,6 +95,7 @@ impl NvmetTarget {
             // What others hold on to is used again where it fits.
             tracing::warn!(target: "nvferry::nvmet", error = %left, "what a dead process left is not all gone");
         }
+        spec.allowed_hosts.warn_if_wide_open(&spec.transport);
         let (subsystem, address) = (spec.subsystem.clone(), Mutex::new(spec.transport.clone()));
         let (namespaces, stopped) = (Mutex::default(), AtomicBool::new(false));
         let (changing, since) = (Mutex::default(), SystemTime::now());
@@ -251,6 +254,26 @@ impl Shared {
         Ok(())
     }
 
+    /// As the kernel has it now: others may have changed it. A subsystem that is gone lets nobody in.
+    fn allowed_hosts(&self) -> Option<Vec<AllowedHostStatus>> {
+        let subsystem = paths::subsystem(&self.subsystem);
+        if self.tree.read(&format!("{subsystem}/attr_allow_any_host")).is_ok_and(|value| value == "1") {
+            return None;
+        }
+        let has = |host: &Nqn, attribute: &str| {
+            let key = self.tree.read(&format!("{}/{attribute}", paths::host(host)));
+            key.is_ok_and(|key| key.starts_with("DHHC-1:"))
+        };
+        let names = self.tree.list(&format!("{subsystem}/allowed_hosts")).unwrap_or_default();
+        let status = |host: Nqn| AllowedHostStatus {
+            has_secret: has(&host, "dhchap_key"),
+            has_controller_secret: has(&host, "dhchap_ctrl_key"),
+            host,
+        };
+        // The kernel takes names that are none, too.
+        Some(names.iter().filter_map(|name| name.parse().ok()).map(status).collect())
+    }
+
     fn take_down(&self, path: &str) -> Result<(), StepError> {
         let enabled = self.tree.read(&format!("{path}/enable")).is_ok_and(|value| value == "1");
         step::apply_all(&plan::remove_namespace(path, enabled), &*self.tree, &self.record)
@@ -320,6 +343,7 @@ impl TargetDriver for NvmetTarget {
             draining: self.shared.stopped.load(Ordering::Acquire),
             accounts: false,
             connections: 0,
+            allowed_hosts: self.shared.allowed_hosts(),
             controllers: debugfs::controllers(&self.shared.roots.sys, &self.shared.subsystem),
             namespaces: namespaces
                 .values()

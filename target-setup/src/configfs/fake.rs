@@ -5,7 +5,7 @@ use super::tree::Tree;
 use rustix::io::Errno;
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 /// What goes wrong, and at which of the operations that change something (from 0).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +22,8 @@ pub(super) enum Fault {
 #[derive(Clone, Default)]
 pub(super) struct Fake {
     state: Arc<Mutex<State>>,
+    /// An attribute that takes no value for now: whoever writes it hangs in the kernel.
+    held: Arc<(Mutex<Option<String>>, Condvar)>,
 }
 
 #[derive(Default)]
@@ -71,6 +73,13 @@ impl Fake {
     /// Changes since the last fault was set.
     pub(super) fn changes(&self) -> usize {
         self.state().changes
+    }
+
+    /// Whoever writes this attribute hangs until another is held, or none.
+    pub(super) fn hold(&self, attribute: Option<&str>) {
+        let (held, changed) = &*self.held;
+        *held.lock().unwrap() = attribute.map(str::to_owned);
+        changed.notify_all();
     }
 
     pub(super) fn take_address(&self, address: &str) {
@@ -192,7 +201,12 @@ impl State {
                 self.dir(path);
                 self.attributes(
                     path,
-                    &[("dhchap_key", ""), ("dhchap_hash", "hmac(sha256)"), ("dhchap_dhgroup", "null")],
+                    &[
+                        ("dhchap_key", ""),
+                        ("dhchap_ctrl_key", ""),
+                        ("dhchap_hash", "hmac(sha256)"),
+                        ("dhchap_dhgroup", "null"),
+                    ],
                 );
             }
             _ => return Err(Errno::PERM),
@@ -352,6 +366,8 @@ impl Tree for Fake {
     }
 
     fn write(&self, path: &str, value: &str) -> io::Result<()> {
+        let (held, changed) = &*self.held;
+        drop(changed.wait_while(held.lock().unwrap(), |held| held.as_deref() == Some(path)).unwrap());
         self.change(|state| state.write(path, value))
     }
 

@@ -5,8 +5,8 @@ use super::fake::{Fake, Fault};
 use super::modules::Roots;
 use super::step::Step;
 use super::tree::Tree;
-use crate::desired::{AllowedHosts, NamespaceSpec, TargetSpec};
-use crate::driver::TargetDriver;
+use crate::desired::{AllowedHost, AllowedHosts, HostAuth, NamespaceSpec, TargetSpec};
+use crate::driver::{AllowedHostStatus, TargetDriver};
 use crate::error::TargetError;
 use nvferry_wire::{Nqn, Nsid};
 use rustix::io::Errno;
@@ -104,6 +104,14 @@ fn a_target_is_set_up_as_described_and_taken_down_whole() {
         format!("trtype=tcp adrfam=ipv4 traddr=127.0.0.1 trsvcid=4421 subnqn={NQN}")
     );
     assert_eq!(target.status().namespaces.len(), 1);
+    assert_eq!(
+        target.status().allowed_hosts.unwrap(),
+        ["nqn.2020-01.org.example:h0", "nqn.2020-01.org.example:h1"].map(|host| AllowedHostStatus {
+            host: Nqn::new(host).unwrap(),
+            has_secret: false,
+            has_controller_secret: false
+        })
+    );
 
     target.remove_namespace(Nsid(3), soon()).unwrap();
     assert!(!machine.nvmet.exists(&namespace));
@@ -361,4 +369,80 @@ fn what_is_as_desired_needs_no_step_and_what_is_not_needs_few() {
     assert_eq!(text[7], format!("set    {namespace}/enable = 1"));
     assert_eq!(text.len(), 8, "{text:#?}");
     drop(target);
+}
+
+#[test]
+fn status_tells_who_may_connect_as_the_kernel_has_it() {
+    let machine = Machine::new();
+    let (open, one, both) = ("nqn.2020-01.org.example:h0", "nqn.2020-01.org.example:h1", "nqn.2020-01.org.example:h2");
+    let secret = || nvferry_auth::Secret::generate(None).unwrap();
+    let mutual = HostAuth { controller_secret: Some(secret()), ..HostAuth::new(secret()) };
+    let hosts = [(open, None), (one, Some(HostAuth::new(secret()))), (both, Some(mutual))];
+    let mut spec = machine.spec();
+    let host = |(nqn, auth): (&str, Option<HostAuth>)| AllowedHost { nqn: Nqn::new(nqn).unwrap(), auth };
+    spec.allowed_hosts = AllowedHosts::Only(hosts.map(host).to_vec());
+    let desired = spec.allowed_hosts.status();
+    let target = machine.start(spec).unwrap();
+    let told = target.status().allowed_hosts;
+    assert_eq!(told, desired, "as the userspace target tells it");
+    let has: Vec<_> = told.iter().flatten().map(|it| (it.has_secret, it.has_controller_secret)).collect();
+    assert_eq!(has, [(false, false), (true, false), (true, true)]);
+    // Somebody changes it by hand.
+    machine.nvmet.unlink(&format!("subsystems/{NQN}/allowed_hosts/{one}")).unwrap();
+    assert_eq!(target.status().allowed_hosts.unwrap().len(), 2);
+    for host in [open, both] {
+        machine.nvmet.unlink(&format!("subsystems/{NQN}/allowed_hosts/{host}")).unwrap();
+    }
+    assert_eq!(target.status().allowed_hosts, Some(vec![]));
+    machine.nvmet.write(&format!("subsystems/{NQN}/attr_allow_any_host"), "1").unwrap();
+    assert_eq!(target.status().allowed_hosts, None);
+}
+
+/// Waits for something that other threads do.
+fn until(what: &str, done: impl Fn() -> bool) {
+    let patience = soon();
+    while !done() {
+        assert!(Instant::now() < patience, "{what} did not happen");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn p07_a_namespace_whose_disabling_hangs_holds_nobody_beyond_the_deadline() {
+    for stop_too in [false, true] {
+        let machine = Machine::new();
+        let before = machine.nvmet.dump("");
+        let target = machine.start(machine.spec()).unwrap();
+        let namespace = format!("subsystems/{NQN}/namespaces/3");
+        machine.nvmet.hold(Some(&format!("{namespace}/enable")));
+        let late = |act: &dyn Fn(Instant) -> Result<(), TargetError>, words: &str| {
+            let deadline = Instant::now() + Duration::from_millis(100);
+            let error = act(deadline).unwrap_err().to_string();
+            assert!(Instant::now() >= deadline && error.contains(words), "{error}");
+        };
+        late(&|deadline| target.remove_namespace(Nsid(3), deadline), "removing namespace 3");
+        // It is on its way out; all others come and go.
+        assert!(matches!(target.remove_namespace(Nsid(3), soon()), Err(TargetError::UnknownNamespace { .. })));
+        assert!(matches!(target.add_namespace(machine.namespace()), Err(TargetError::NsidInUse { .. })));
+        let file = NamedTempFile::new().unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let other = NamespaceSpec { direct: false, ..NamespaceSpec::new(Nsid(4), file.path(), 1 << 20) };
+        target.add_namespace(other).unwrap();
+        assert_eq!(target.status().namespaces.len(), 2);
+        target.remove_namespace(Nsid(4), soon()).unwrap();
+        if stop_too {
+            late(&|deadline| target.stop(deadline), "taking down");
+        }
+        // Once the kernel lets it go, it goes.
+        machine.nvmet.hold(None);
+        if stop_too {
+            until("the target's end", || machine.records_left() == 0);
+        } else {
+            until("the namespace's end", || target.status().namespaces.is_empty());
+            target.add_namespace(machine.namespace()).unwrap();
+            target.stop(soon()).unwrap();
+        }
+        assert_eq!(machine.nvmet.dump(""), before);
+        assert_eq!(machine.records_left(), 0);
+    }
 }

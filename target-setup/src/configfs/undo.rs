@@ -5,6 +5,7 @@ use super::record::{Entry, Mark, Record};
 use super::step::{Step, StepError};
 use super::tree::Tree;
 use rustix::io::Errno;
+use std::io::ErrorKind;
 
 /// The steps that remove what a record names, as far as it is there and really ours.
 #[must_use]
@@ -72,6 +73,8 @@ pub(super) fn run(record: &Record, tree: &dyn Tree) -> Result<(), StepError> {
         tracing::debug!(target: "nvferry::nvmet", "{step}");
         match step.apply(tree, record) {
             Ok(()) => {}
+            // A removal that took longer than its caller waited has ended meanwhile.
+            Err(StepError { step: Step::Set { .. }, source }) if source.kind() == ErrorKind::NotFound => {}
             // Another engine's subsystem still lets this host in, and removes it: its record names it, too.
             Err(error) if is_shared_host(&error) => {
                 if let Err(source) = record.forget(step.path()) {
@@ -85,7 +88,7 @@ pub(super) fn run(record: &Record, tree: &dyn Tree) -> Result<(), StepError> {
     let entries = record.entries();
     for entry in entries.iter().filter(|entry| !is_ours(entry, &entries, tree)) {
         // A tree that cannot be looked at tells nothing.
-        if tree.inode(&entry.path).is_err_and(|error| error.kind() != std::io::ErrorKind::NotFound) {
+        if tree.inode(&entry.path).is_err_and(|error| error.kind() != ErrorKind::NotFound) {
             continue;
         }
         if let Err(source) = record.forget(&entry.path) {

@@ -9,7 +9,7 @@ use super::placement::Placement;
 use super::reactor::{Inbox, Reactor, Shared};
 use super::subsystem::Subsystem;
 use super::worker::Worker;
-use crate::desired::{AllowedHosts, NamespaceSpec, TargetSpec};
+use crate::desired::{NamespaceSpec, TargetSpec};
 use crate::driver::{NamespaceInfo, PoolTotals, TargetDriver, TargetStatus};
 use crate::error::TargetError;
 use crate::guard;
@@ -46,7 +46,7 @@ impl UserspaceTarget {
         check(&spec)?;
         let listener = Listener::bind(spec.transport.socket_addr(), options.tcp)?;
         let address = TransportId::tcp(listener.local_addr()).with_subnqn(spec.subsystem.clone());
-        warn_if_wide_open(&address, &spec.allowed_hosts);
+        spec.allowed_hosts.warn_if_wide_open(&address);
         let has_secrets = spec.allowed_hosts.has_secrets();
         let mut subsystem = Subsystem::new(spec.subsystem, spec.serial, spec.model, address, spec.allowed_hosts);
         if has_secrets {
@@ -165,6 +165,7 @@ impl TargetDriver for UserspaceTarget {
             draining: subsystem.is_draining(),
             accounts: true,
             connections: subsystem.connections.load(Ordering::Relaxed),
+            allowed_hosts: subsystem.allowed_hosts.status(),
             controllers: subsystem.controllers().iter().map(|controller| controller.status()).collect(),
             namespaces: subsystem.namespaces.snapshot().1.values().map(|namespace| namespace.status()).collect(),
             hosts: subsystem.hosts.status(),
@@ -254,16 +255,6 @@ fn check(spec: &TargetSpec) -> Result<(), TargetError> {
         }
     }
     Ok(())
-}
-
-/// Says so when whoever reaches the port may read and write everything.
-fn warn_if_wide_open(address: &TransportId, allowed_hosts: &AllowedHosts) {
-    if *allowed_hosts == AllowedHosts::Any && !address.traddr.is_loopback() {
-        tracing::warn!(
-            target: "nvferry::target", %address,
-            "this target lets every host in that reaches it: name those that may connect, with a secret each"
-        );
-    }
 }
 
 fn os(action: &'static str) -> impl Fn(io::Error) -> TargetError {

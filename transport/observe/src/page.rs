@@ -5,7 +5,7 @@
 
 use nvferry_nvmeof::{AttachmentStatus, ConnectionState, Counters, TransportStatus};
 use nvferry_target::driver::{FaultTotals, HostProof};
-use nvferry_target::{ControllerStatus, IoTotals, NamespaceStatus, TargetStatus};
+use nvferry_target::{AllowedHostStatus, ControllerStatus, IoTotals, NamespaceStatus, TargetStatus};
 use serde::{Deserialize, Serialize};
 use std::time::SystemTime;
 
@@ -37,6 +37,8 @@ pub struct Target {
     pub connections: Option<u64>,
     /// What it offers.
     pub files: Vec<File>,
+    /// The hosts that may connect; missing where every host may.
+    pub allowed_hosts: Option<Vec<AllowedHost>>,
     /// Hosts that are connected.
     pub hosts: Vec<Host>,
     /// What was refused or went wrong.
@@ -81,6 +83,17 @@ pub struct Io {
     pub written_bytes: u64,
     /// Commands that failed.
     pub errors: u64,
+}
+
+/// A host that may connect.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AllowedHost {
+    /// Its name.
+    pub nqn: String,
+    /// Whether it has to prove that it knows a secret.
+    pub has_secret: bool,
+    /// Whether the target has a secret that it proves to know.
+    pub has_controller_secret: bool,
 }
 
 /// A host that is connected.
@@ -178,11 +191,19 @@ impl From<&TargetStatus> for Target {
             accounts: status.accounts,
             connections: counted(status.connections as u64),
             files: status.namespaces.iter().map(|file| File::new(file, status.accounts)).collect(),
+            allowed_hosts: status.allowed_hosts.as_ref().map(|hosts| hosts.iter().map(AllowedHost::from).collect()),
             hosts: status.controllers.iter().map(|host| Host::new(host, status.accounts)).collect(),
             faults: status.accounts.then(|| status.faults.into()),
             pool_used_bytes: counted(status.pools.in_use_bytes),
             pool_free_bytes: counted(status.pools.free_bytes),
         }
+    }
+}
+
+impl From<&AllowedHostStatus> for AllowedHost {
+    fn from(status: &AllowedHostStatus) -> Self {
+        let AllowedHostStatus { host, has_secret, has_controller_secret } = status;
+        Self { nqn: host.to_string(), has_secret: *has_secret, has_controller_secret: *has_controller_secret }
     }
 }
 
