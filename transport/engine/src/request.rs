@@ -61,6 +61,10 @@ impl<'m> Request<'m> {
     ///
     /// Writes that are under way at once must not overlap. Where they do, bytes of either may be lost, also outside of
     /// what both write: a block that one writes only in part is read, merged and written back. Neighbours are safe.
+    ///
+    /// A write that did not complete (it timed out, failed or was canceled) may have been carried out, in whole or in part,
+    /// or not at all, and may still be as long as its target has it in hand: until then a later write over the same range
+    /// may be undone by it, in all the blocks that both touch.
     #[must_use]
     pub fn write(memory: &'m Memory, range: Range<usize>, segment: SegmentId, file: FileBufferId, offset: u64) -> Self {
         Self { operation: Operation::Write, source: Source::Memory { memory, range }, segment, file, offset }

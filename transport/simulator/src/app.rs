@@ -381,15 +381,22 @@ impl App {
         }
     }
 
-    /// Reads a whole file, as one that must succeed. Tells whether it did.
-    pub(crate) fn read_all(&mut self, sim: &Sim, target: usize, in_target: usize, timeout: u64) -> bool {
+    /// Reads or writes a whole file, as one that must succeed. Tells whether it did.
+    pub(crate) fn all_of(
+        &mut self,
+        sim: &Sim,
+        operation: Operation,
+        (target, in_target): (usize, usize),
+        timeout: u64,
+    ) -> bool {
         let Some(segment) = self.segments[target] else { return false };
         let (file, size) = (target * sim.plan.files.len() + in_target, sim.plan.files[in_target]);
         let mut offset = 0;
         while offset < size && !sim.has_failed() {
             let len = (size - offset).min(sim.plan.max_request_bytes) as usize;
-            let (operation, nsid) = (Operation::Read, in_target as u32 + 1);
-            let wish = Wish { operation, target, segment, nsid, file, offset, len, place: 0, at: MARGIN, write: 0 };
+            let nsid = in_target as u32 + 1;
+            let write = if operation == Operation::Write { sim.next_write() } else { 0 };
+            let wish = Wish { operation, target, segment, nsid, file, offset, len, place: 0, at: MARGIN, write };
             self.submit_wishes(sim, &[wish], timeout);
             let before = self.ended[TransferState::Completed as i32 as usize];
             if self.places[0].busy.is_none() {

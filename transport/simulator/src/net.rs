@@ -155,7 +155,7 @@ impl Connection {
 
     /// Faults are over.
     pub(crate) fn heal(&self) {
-        self.links.iter().for_each(|link| link.cut_at(u64::MAX, Cut::Close));
+        self.links.iter().for_each(MemoryLink::forget_plans);
     }
 
     /// The host still has its end.

@@ -6,7 +6,7 @@ use crate::model::Model;
 use crate::plan::{Plan, SECOND};
 use crate::random::{Random, mix};
 use crate::world::{Event, Sim};
-use nvferry_engine::{Deadline, TransferEngine, UnderWay};
+use nvferry_engine::{Deadline, Operation, TransferEngine, UnderWay};
 use nvferry_io::simulation;
 use nvferry_nvmeof::NvmeofOptions;
 use nvferry_nvmeof::simulation::{Holdings, take_started};
@@ -18,6 +18,8 @@ use std::time::Duration;
 /// How long after the last fault everything must work again: a dead connection is found by its keep-alive timeout, and
 /// tried again within five seconds.
 const RECOVERY: u64 = 90 * SECOND;
+/// By then all that went wrong is known: storage has ended what it stalled, dead peers have been found.
+const QUIET: u64 = 60 * SECOND;
 /// How long a target keeps what it cannot know to be over: its own timeouts, and storage that stalls.
 const LINGERING: u64 = 120 * SECOND;
 
@@ -118,6 +120,9 @@ fn live(sim: &Sim) -> [u64; 7] {
             read_back(sim, &mut app);
         }
         if !sim.has_failed() {
+            work_undisturbed(sim, &mut app);
+        }
+        if !sim.has_failed() {
             app.check_memory(sim);
             let UnderWay { slices, bytes } = app.engine.under_way();
             if (slices, bytes) != (0, 0) {
@@ -146,7 +151,7 @@ fn read_back(sim: &Sim, app: &mut App) {
                     if let Err(error) = app.engine.sync_segment_cache(None) {
                         tracing::debug!(now = sim.now_ns(), %error, "sync at the end");
                     }
-                    if app.read_all(sim, target, file, 30 * SECOND) {
+                    if app.all_of(sim, Operation::Read, (target, file), 30 * SECOND) {
                         break;
                     }
                 }
@@ -160,6 +165,30 @@ fn read_back(sim: &Sim, app: &mut App) {
                 sim.run_for(SECOND / 10);
             }
         }
+    }
+}
+
+/// Nothing has gone wrong for longer than anything takes to be noticed: every request is completed at once, and no
+/// connection ends.
+fn work_undisturbed(sim: &Sim, app: &mut App) {
+    sim.run_for(QUIET);
+    let open = sim.open_connections();
+    for target in 0..sim.plan.targets {
+        for file in 0..sim.plan.files.len() {
+            for operation in [Operation::Write, Operation::Read] {
+                if !app.all_of(sim, operation, (target, file), 10 * SECOND) {
+                    sim.fail(format!(
+                        "a {operation} of file {file} of target {target} failed, though nothing goes wrong"
+                    ));
+                    return;
+                }
+            }
+        }
+    }
+    sim.run_for(QUIET);
+    let left = sim.open_connections();
+    if let Some(gone) = open.iter().find(|index| !left.contains(index)) {
+        sim.fail(format!("connection {gone} has ended, though nothing goes wrong"));
     }
 }
 

@@ -280,6 +280,12 @@ impl Sim {
         self.look_around();
     }
 
+    /// The connections that hosts have open.
+    pub(crate) fn open_connections(&self) -> Vec<usize> {
+        let net = self.net.borrow();
+        self.live.borrow().iter().copied().filter(|&index| net[index].is_open()).collect()
+    }
+
     /// A part's poller has something to tell of a connection.
     fn tell(&self, owner: (usize, usize), connection: usize) {
         if let Some(part) = self.hosts.borrow_mut()[owner.0].parts.get_mut(owner.1)

@@ -322,6 +322,14 @@ impl MemoryLink {
         cut_if_due(&mut pipes, self.direction);
     }
 
+    /// What was planned for later positions of this direction, cuts and flipped bits, does not happen.
+    pub fn forget_plans(&self) {
+        self.with(|pipe| {
+            pipe.cut = None;
+            pipe.flips.clear();
+        });
+    }
+
     /// Ends the connection now.
     pub fn cut(&self, cut: Cut) {
         self.cut_at(0, cut);
