@@ -39,6 +39,7 @@ fn stopping_lets_commands_under_way_end_and_takes_no_new_ones() {
     io.send_command(&write, &[]);
     let Some(Pdu::R2t(r2t)) = io.receive().map(|received| received.pdu) else { panic!("an R2T") };
 
+    assert!(!running.target.status().draining);
     let target = Arc::clone(&running.target);
     let stop = std::thread::spawn(move || target.stop(Instant::now() + PATIENCE));
     // New commands are handed back, to be tried elsewhere.
@@ -55,6 +56,8 @@ fn stopping_lets_commands_under_way_end_and_takes_no_new_ones() {
     io.answer(&r2t, &data, usize::MAX);
     assert!(io.finish(write.cid(), &[], 0).status().is_success());
     assert!(!stop.is_finished(), "a command is still under way");
+    let status = running.target.status();
+    assert!(status.draining && status.namespaces[0].in_flight == 1 && status.connections > 0, "{status:?}");
     faults.release_stalled();
     assert_eq!(io.finish(read.cid(), &[], 0).data, pattern(1, 4096));
     assert!(io.receive().is_none() && admin.receive().is_none(), "and then all connections end");

@@ -164,7 +164,8 @@ impl Subsystem {
         }
         let id = controllers.next_id();
         let (host, hostid) = (data.hostnqn.clone(), data.hostid);
-        let record = self.hosts.of(&host);
+        // Discovery is open to all, and moves nothing.
+        let record = if kind == ControllerKind::Io { self.hosts.of(&host) } else { self.hosts.nobody() };
         record.connected();
         count(&self.faults.created_controllers);
         let controller = Arc::new(Controller::new(id, kind, host, hostid, ends, connect.kato_ms, record));

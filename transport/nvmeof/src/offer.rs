@@ -171,11 +171,12 @@ impl Offer {
 
     /// Stops the target.
     pub(crate) fn stop(&self, deadline: Instant) {
-        if let Some(target) = self.target.lock().take()
-            && let Err(error) = target.stop(deadline)
-        {
+        // It can be looked at while it ends.
+        let Some(target) = self.target() else { return };
+        if let Err(error) = target.stop(deadline) {
             tracing::warn!(target: "nvferry::target", %error, "the target did not stop in order");
         }
+        *self.target.lock() = None;
     }
 
     /// The running target.
