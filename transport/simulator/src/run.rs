@@ -176,7 +176,8 @@ fn work_undisturbed(sim: &Sim, app: &mut App) {
     for target in 0..sim.plan.targets {
         for file in 0..sim.plan.files.len() {
             for operation in [Operation::Write, Operation::Read] {
-                if !app.all_of(sim, operation, (target, file), 10 * SECOND) {
+                // As slow as the slowest links are.
+                if !app.all_of(sim, operation, (target, file), 60 * SECOND) {
                     sim.fail(format!(
                         "a {operation} of file {file} of target {target} failed, though nothing goes wrong"
                     ));
