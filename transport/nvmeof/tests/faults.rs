@@ -4,7 +4,6 @@
 
 mod common;
 
-use common::proxy::Proxy;
 use common::{Host, Node, Random, Transfer, install, make_file, pattern, soon, temp_dir};
 use nvferry_engine::error::ErrorKind;
 use nvferry_engine::{EngineError, FileBufferId, SegmentDesc, TransferState, Transport};
@@ -13,6 +12,7 @@ use nvferry_io::file::FileOptions;
 use nvferry_io::{IoEngine, IoFile, RegisteredMemory};
 use nvferry_nvmeof::{ConnectionState, NvmeofOptions, TargetTotals};
 use nvferry_target::{NamespaceSpec, TargetDriver, TargetSpec, UserspaceOptions, UserspaceTarget};
+use nvferry_testing::{Faults, Proxy};
 use nvferry_wire::pdu::Digests;
 use nvferry_wire::{Nqn, Nsid, TransportId};
 use std::net::{SocketAddr, TcpListener};
@@ -183,7 +183,7 @@ fn p15_damage_on_the_wire_is_never_taken_for_data() {
     let Between { proxy, segment, content, node: _node, _dir, .. } = between();
     let host = Host::attach(NvmeofOptions::new().digests(Digests::BOTH), &segment);
     host.read(FILE, 0, 4096).unwrap();
-    proxy.damage_every(200_003);
+    proxy.to_host(Faults { flip_every_bytes: 200_000, ..Faults::default() });
     let mut random = Random::new();
     let mut whole = 0;
     for _ in 0..150 {

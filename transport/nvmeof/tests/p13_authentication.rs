@@ -4,13 +4,13 @@
 
 mod common;
 
-use common::proxy::Proxy;
 use common::{Host, Node, Transfer, install, make_file, pattern, soon, temp_dir};
 use nvferry_auth::{AuthHash, DhGroup, Secret};
 use nvferry_engine::{FileBufferId, SegmentDesc, Transport};
 use nvferry_io::RegisteredMemory;
 use nvferry_nvmeof::{ConnectionState, NvmeofOptions};
 use nvferry_target::{AllowedHost, AllowedHosts, HostAuth};
+use nvferry_testing::Proxy;
 use nvferry_wire::Nqn;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -1,15 +1,13 @@
 //! What the end-to-end tests share: a target with files, a host attached to it, and a sink that can be waited on.
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part of this")]
-#![allow(clippy::print_stderr, reason = "seeds of failures")]
-
-pub mod proxy;
 
 use nvferry_engine::{
     Failure, FileBufferDesc, FileBufferId, Operation, RemoteSegment, SegmentDesc, Slice, SliceSink, Transport,
 };
 use nvferry_io::RegisteredMemory;
 use nvferry_nvmeof::{NvmeofOptions, NvmeofTransport, PROTOCOL, factory};
+pub use nvferry_testing::Random;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex};
@@ -184,52 +182,5 @@ impl Host {
         let memory = RegisteredMemory::from(bytes.to_vec());
         let request = self.start(&Transfer::write(file, offset), &memory, 0..bytes.len());
         self.ends.wait(request)
-    }
-}
-
-/// A seeded source of numbers (splitmix64). It prints its seed when the test that owns it panics.
-pub struct Random {
-    state: u64,
-    seed: u64,
-}
-
-impl Random {
-    /// Seeded from `NVFERRY_TEST_SEED`, else from the clock.
-    pub fn new() -> Self {
-        let seed = std::env::var("NVFERRY_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-            now.map_or(0, |time| time.as_nanos() as u64)
-        });
-        Self::seeded(seed)
-    }
-
-    pub fn seeded(seed: u64) -> Self {
-        Self { state: seed, seed }
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit
-    }
-
-    pub fn fill(&mut self, bytes: &mut [u8]) {
-        for chunk in bytes.chunks_mut(8) {
-            chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
-        }
-    }
-}
-
-impl Drop for Random {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("failed with NVFERRY_TEST_SEED={}", self.seed);
-        }
     }
 }

@@ -1,0 +1,17 @@
+//! What the end-to-end tests of several rooms share; no part of any program.
+//!
+//! - [`Proxy`]: stands between a real host and a real target, and does to their connections what networks do;
+//! - [`Random`]: seeded numbers, whose seed is printed when a test fails;
+//! - [`Usage`]: what a process holds of the system, to see that it does not grow.
+//!
+//! It may use nothing of the other rooms, so that all of them can use it.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "test code: a failure is a failed test")]
+
+mod proxy;
+mod random;
+mod usage;
+
+pub use proxy::{Faults, Proxy};
+pub use random::Random;
+pub use usage::Usage;
