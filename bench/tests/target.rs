@@ -4,44 +4,8 @@
 
 mod common;
 
-use common::{Room, Running, metadata, published};
+use common::{Room, initiator, metadata, port_of, published, start_target, strs};
 use nix::sys::signal::Signal;
-use nvferry_store::MetadataServer;
-
-fn start_target(room: &Room, server: &MetadataServer, more: &[&str]) -> (Running, String) {
-    let path = room.path().join("file");
-    if !path.exists() {
-        room.file("file", 8 << 20);
-    }
-    let flags = [
-        "--mode=target",
-        &format!("--metadata_server={}", server.url()),
-        "--local_server_name=target",
-        &format!("--files={}", path.display()),
-    ];
-    let mut target = room.start(&[&flags[..], more].concat());
-    let line = target.wait_for("Serving segment target");
-    (target, line)
-}
-
-fn initiator(server: &MetadataServer, more: &[&str]) -> Vec<String> {
-    let flags = [
-        "--mode=initiator".to_owned(),
-        format!("--metadata_server={}", server.url()),
-        "--segment_id=target".to_owned(),
-    ];
-    flags.into_iter().chain(more.iter().map(|flag| (*flag).to_owned())).collect()
-}
-
-fn strs(flags: &[String]) -> Vec<&str> {
-    flags.iter().map(String::as_str).collect()
-}
-
-/// The port in a published descriptor.
-fn port_of(descriptor: &str) -> String {
-    let descriptor: serde_json::Value = serde_json::from_str(descriptor).unwrap();
-    descriptor["nvmeof_generic_trid"]["trsvcid"].as_str().unwrap().to_owned()
-}
 
 #[test]
 fn it_says_what_it_serves_and_withdraws_on_a_signal() {

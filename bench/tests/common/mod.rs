@@ -168,6 +168,14 @@ impl Running {
         kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
     }
 
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for its end, which must come by itself.
     #[track_caller]
     pub fn end(mut self) -> Ended {
@@ -248,4 +256,40 @@ pub fn silent() -> SocketAddr {
 /// A port that nothing listens on.
 pub fn closed_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// A target process that serves a file of the room as segment `target`; and what it said when it was ready.
+pub fn start_target(room: &Room, server: &MetadataServer, more: &[&str]) -> (Running, String) {
+    let path = room.path().join("file");
+    if !path.exists() {
+        room.file("file", 8 << 20);
+    }
+    let flags = [
+        "--mode=target",
+        &format!("--metadata_server={}", server.url()),
+        "--local_server_name=target",
+        &format!("--files={}", path.display()),
+    ];
+    let mut target = room.start(&[&flags[..], more].concat());
+    let line = target.wait_for("Serving segment target");
+    (target, line)
+}
+
+pub fn initiator(server: &MetadataServer, more: &[&str]) -> Vec<String> {
+    let flags = [
+        "--mode=initiator".to_owned(),
+        format!("--metadata_server={}", server.url()),
+        "--segment_id=target".to_owned(),
+    ];
+    flags.into_iter().chain(more.iter().map(|flag| (*flag).to_owned())).collect()
+}
+
+pub fn strs(flags: &[String]) -> Vec<&str> {
+    flags.iter().map(String::as_str).collect()
+}
+
+/// The port in a published descriptor.
+pub fn port_of(descriptor: &str) -> String {
+    let descriptor: serde_json::Value = serde_json::from_str(descriptor).unwrap();
+    descriptor["nvmeof_generic_trid"]["trsvcid"].as_str().unwrap().to_owned()
 }

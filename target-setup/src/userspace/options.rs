@@ -35,7 +35,8 @@ impl Default for UserspaceOptions {
             reactors: None,
             engine: None,
             max_connections: limits::MAX_CONNECTIONS,
-            tcp: TcpOptions::default(),
+            // A host that takes nothing has as long here as anywhere.
+            tcp: TcpOptions { dead_after: Some(limits::SEND_STALL_TIMEOUT), ..TcpOptions::default() },
             spin: Duration::ZERO,
             send_pages: true,
         }

@@ -1,5 +1,5 @@
 //! TCP streams, listeners and connecting, on loopback.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 use nvferry_io::poller::{Events, Interest, Poller, Trigger};
 use nvferry_io::stream::{BindError, ConnectProgress, Connecting, Listener, Stream, TcpOptions, TcpStream};
@@ -176,6 +176,101 @@ fn p01_the_kernel_is_told_to_find_dead_peers_on_both_sides() {
         assert_eq!(getsockopt(&fd, sockopt::TcpKeepCount), Ok(3));
     }
     assert!(TcpOptions::default().dead_after.is_some_and(|time| time <= Duration::from_secs(15)));
+}
+
+/// Sends until the peer's window and the buffers before it are full; tells how much that was.
+fn fill(stream: &mut TcpStream) -> usize {
+    let (piece, mut pieces) = (vec![7; 64 << 10], IoVecs::new());
+    let mut sent = 0;
+    loop {
+        let mut list = pieces.gather();
+        list.push(&piece);
+        match stream.send(&list) {
+            Ok(n) => sent += n,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return sent,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+const SOON_DEAD: TcpOptions = TcpOptions {
+    nodelay: true,
+    send_buffer_bytes: None,
+    recv_buffer_bytes: None,
+    dead_after: Some(Duration::from_secs(1)),
+    waits_for_window: true,
+};
+
+#[test]
+fn p07_a_peer_that_takes_nothing_for_longer_is_waited_for() {
+    let (mut a, mut b) = pair(SOON_DEAD);
+    let sent = fill(&mut a);
+    // Nothing can be waited for here but the time.
+    for _ in 0..30 {
+        std::thread::sleep(Duration::from_millis(100));
+        a.check_peer(Instant::now()).unwrap();
+    }
+    assert_eq!(recv_all(&mut b, sent), vec![7; sent]);
+    wait(a.as_fd(), Interest::WRITE);
+    assert!(fill(&mut a) > 0, "and it goes on");
+}
+
+/// With loopback taken down under both, in a network of its own.
+#[test]
+fn p01_a_peer_that_answers_nothing_is_found_whether_its_window_is_open_or_closed() {
+    const INSIDE: &str = "NVFERRY_TEST_OWN_NETWORK";
+    let ip = |what: &str| {
+        let done = std::process::Command::new("ip").args(["link", "set", "lo", what]).status();
+        assert!(done.unwrap().success());
+    };
+    if std::env::var_os(INSIDE).is_none() {
+        let test = std::env::current_exe().unwrap();
+        let name = "p01_a_peer_that_answers_nothing_is_found_whether_its_window_is_open_or_closed";
+        let mut again = std::process::Command::new("unshare");
+        again.args(["-Urn", "sh", "-c", r#"ip link set lo up || exit 77; exec "$0" --exact "$1" --nocapture"#]);
+        let ended = again.arg(test).arg(name).env(INSIDE, "1").output();
+        match ended {
+            Ok(ended) if ended.status.success() => {}
+            Ok(ended) if ended.status.code() == Some(101) => panic!("{}", String::from_utf8_lossy(&ended.stderr)),
+            _ => println!("skipped: no network of its own can be had here (unshare, ip)"),
+        }
+        return;
+    }
+    ip("up");
+    let (mut open, _open_peer) = pair(SOON_DEAD);
+    let (mut closed, _closed_peer) = pair(SOON_DEAD);
+    let (mut idle, _idle_peer) = pair(SOON_DEAD);
+    fill(&mut closed);
+    for stream in [&mut open, &mut closed, &mut idle] {
+        stream.check_peer(Instant::now()).unwrap();
+    }
+    ip("down");
+    let (mut pieces, patience) = (IoVecs::new(), Instant::now() + PATIENCE);
+    let mut list = pieces.gather();
+    list.push(b"is anybody there?");
+    open.send(&list).unwrap();
+    let mut left = vec![("open", open), ("closed", closed)];
+    while !left.is_empty() {
+        assert!(Instant::now() < patience, "not found: {left:?}");
+        std::thread::sleep(Duration::from_millis(100));
+        left.retain_mut(|(_, stream)| match stream.check_peer(Instant::now()) {
+            Ok(()) => true,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::TimedOut);
+                false
+            }
+        });
+    }
+    // Where nothing was sent, the kernel finds out by itself.
+    wait(idle.as_fd(), Interest::READ);
+    let mut buffer = [0; 16];
+    let mut list = pieces.scatter();
+    list.push(&mut buffer);
+    let error = idle.recv(&mut list).unwrap_err();
+    assert!(
+        matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable),
+        "{error}"
+    );
 }
 
 #[test]

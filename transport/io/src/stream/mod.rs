@@ -11,6 +11,7 @@ pub use tcp::{ConnectProgress, Connecting, TcpOptions, TcpStream};
 use crate::pages::Pages;
 use crate::vector::{Gather, Scatter};
 use std::io;
+use std::time::Instant;
 
 /// A connected byte stream that never blocks. `WouldBlock` means: try again when it is ready.
 pub trait Stream: Send {
@@ -39,4 +40,13 @@ pub trait Stream: Send {
     /// # Errors
     /// As of [`Self::send`].
     fn send_pages(&mut self, pages: &mut Pages, more: bool) -> io::Result<usize>;
+
+    /// Looks whether the peer still answers at all, where nobody else does; see [`TcpOptions::waits_for_window`]. To be
+    /// called every few seconds while something is under way.
+    ///
+    /// # Errors
+    /// `TimedOut` when it is taken for dead: this ends the connection.
+    fn check_peer(&mut self, _now: Instant) -> io::Result<()> {
+        Ok(())
+    }
 }

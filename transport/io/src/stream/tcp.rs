@@ -2,13 +2,13 @@
 
 use super::Stream;
 use crate::pages::Pages;
-use crate::sys::check_size;
+use crate::sys::{check, check_size};
 use crate::vector::{Gather, Scatter};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, socket, sockopt};
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How a connection is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,10 @@ pub struct TcpOptions {
     /// taken for dead: the connection ends with `TimedOut` (`SO_KEEPALIVE`, `TCP_USER_TIMEOUT`). In whole seconds.
     /// `None` leaves that to the system, which takes a quarter of an hour for it, or for ever where nothing is sent.
     pub dead_after: Option<Duration>,
+    /// A peer that is there and takes nothing is waited for. With `TCP_USER_TIMEOUT` the kernel ends a connection also
+    /// when the peer's window stays closed for so long, however alive it is; with this it is not set, and whoever has
+    /// sent something calls [`Stream::check_peer`].
+    pub waits_for_window: bool,
 }
 
 /// As long as the keep-alive timeout of NVMe, which finds dead peers on admin queues only.
@@ -31,9 +35,15 @@ const DEAD_AFTER: Duration = Duration::from_secs(15);
 const PROBES: u32 = 3;
 
 impl Default for TcpOptions {
-    /// No delay; the kernel sizes the buffers; dead peers are found within about 15 s.
+    /// No delay; the kernel sizes the buffers; dead peers are found within about 15 s, and so are those that take nothing.
     fn default() -> Self {
-        Self { nodelay: true, send_buffer_bytes: None, recv_buffer_bytes: None, dead_after: Some(DEAD_AFTER) }
+        Self {
+            nodelay: true,
+            send_buffer_bytes: None,
+            recv_buffer_bytes: None,
+            dead_after: Some(DEAD_AFTER),
+            waits_for_window: false,
+        }
     }
 }
 
@@ -41,6 +51,10 @@ impl Default for TcpOptions {
 #[derive(Debug)]
 pub struct TcpStream {
     socket: std::net::TcpStream,
+    /// How long the peer may owe an answer to what was sent; `None` where the kernel looks after that.
+    patience: Option<Duration>,
+    /// Since when it has owed one, at the latest, and has not been heard of.
+    silent_since: Option<Instant>,
 }
 
 /// A connection that is being made.
@@ -48,6 +62,7 @@ pub struct TcpStream {
 pub struct Connecting {
     socket: std::net::TcpStream,
     to: SocketAddr,
+    options: TcpOptions,
 }
 
 /// How far a connection got.
@@ -74,7 +89,7 @@ impl TcpStream {
             Ok(()) | Err(nix::errno::Errno::EINPROGRESS | nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
         }
-        Ok(Connecting { socket: fd.into(), to })
+        Ok(Connecting { socket: fd.into(), to, options })
     }
 
     /// Takes over a connected socket and makes it non-blocking.
@@ -84,7 +99,12 @@ impl TcpStream {
     pub fn from_std(socket: std::net::TcpStream, options: TcpOptions) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         apply(&socket, options)?;
-        Ok(Self { socket })
+        Ok(Self::new(socket, options))
+    }
+
+    fn new(socket: std::net::TcpStream, options: TcpOptions) -> Self {
+        let patience = options.dead_after.filter(|_| options.waits_for_window);
+        Self { socket, patience, silent_since: None }
     }
 
     /// This side's address.
@@ -133,7 +153,7 @@ impl Connecting {
         }
         // No error may also mean no answer yet; only a connected socket has a peer.
         match self.socket.peer_addr() {
-            Ok(_) => Ok(ConnectProgress::Connected(TcpStream { socket: self.socket })),
+            Ok(_) => Ok(ConnectProgress::Connected(TcpStream::new(self.socket, self.options))),
             Err(error) if error.kind() == io::ErrorKind::NotConnected => match self.socket.take_error()? {
                 Some(error) => Err(error),
                 None => Ok(ConnectProgress::Pending(self)),
@@ -160,7 +180,9 @@ fn apply(socket: &impl AsFd, options: TcpOptions) -> io::Result<()> {
     if let Some(time) = options.dead_after {
         // What was sent and is not acknowledged ends it by the one; where nothing was sent, probes by the other.
         let (time_ms, probe_s) = (time.as_millis().max(1), (time.as_secs() / u64::from(PROBES)).max(1));
-        nix::sys::socket::setsockopt(socket, sockopt::TcpUserTimeout, &u32::try_from(time_ms).unwrap_or(u32::MAX))?;
+        if !options.waits_for_window {
+            nix::sys::socket::setsockopt(socket, sockopt::TcpUserTimeout, &u32::try_from(time_ms).unwrap_or(u32::MAX))?;
+        }
         nix::sys::socket::setsockopt(socket, sockopt::TcpKeepIdle, &u32::try_from(probe_s).unwrap_or(u32::MAX))?;
         nix::sys::socket::setsockopt(socket, sockopt::TcpKeepInterval, &u32::try_from(probe_s).unwrap_or(u32::MAX))?;
         nix::sys::socket::setsockopt(socket, sockopt::TcpKeepCount, &PROBES)?;
@@ -204,9 +226,45 @@ impl Stream for TcpStream {
     fn send_pages(&mut self, pages: &mut Pages, more: bool) -> io::Result<usize> {
         pages.splice_to(self.socket.as_fd(), more)
     }
+
+    fn check_peer(&mut self, now: Instant) -> io::Result<()> {
+        let Some(patience) = self.patience else { return Ok(()) };
+        let info = self.info()?;
+        // Data that is under way is acknowledged at once, and a probe of a closed window is answered. Where there is
+        // neither, the kernel's keep-alive looks after the peer.
+        if info.tcpi_unacked == 0 && info.tcpi_probes == 0 {
+            self.silent_since = None;
+            return Ok(());
+        }
+        let heard_ago = Duration::from_millis(info.tcpi_last_ack_recv.into());
+        match self.silent_since {
+            Some(since) if heard_ago >= now.saturating_duration_since(since) => {
+                if now.saturating_duration_since(since) < patience {
+                    return Ok(());
+                }
+                Err(io::Error::new(io::ErrorKind::TimedOut, "the peer does not answer any more, not even its kernel"))
+            }
+            // It was heard of since then, or owed nothing yet.
+            _ => {
+                self.silent_since = Some(now);
+                Ok(())
+            }
+        }
+    }
 }
 
 impl TcpStream {
+    /// What the kernel knows of the connection.
+    fn info(&self) -> io::Result<libc::tcp_info> {
+        // SAFETY: tcp_info is numbers only, for which all-zero is valid; older kernels fill in less.
+        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+        let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+        let (fd, to) = (self.socket.as_raw_fd(), (&raw mut info).cast());
+        // SAFETY: `to` is valid for writes of `len` bytes, and the descriptor is open as long as `self`.
+        check(unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, to, &raw mut len) })?;
+        Ok(info)
+    }
+
     fn send_with(&mut self, from: &Gather<'_>, flags: libc::c_int) -> io::Result<usize> {
         let pieces = from.as_iovecs();
         let message = header(pieces.as_ptr().cast_mut(), pieces.len());

@@ -172,7 +172,7 @@ impl Rig {
     /// Lets time pass.
     pub(crate) fn pass(&mut self, time: Duration) -> Result<(), LinkError> {
         self.now += time;
-        if let Err(error) = self.queue.tick(self.now) {
+        if let Err(error) = self.queue.tick(None, self.now) {
             let stream = self.stream.as_mut().map(|stream| stream as &mut dyn nvferry_io::Stream);
             self.queue.lost(error.clone(), stream, &mut self.scratch, self.now);
             self.stream = None;

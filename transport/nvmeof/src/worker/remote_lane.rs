@@ -100,7 +100,7 @@ impl RemoteLane {
 
     /// Looks at deadlines.
     pub(super) fn tick(&mut self, context: &mut Context, now: Instant) {
-        if let Err(error) = self.queue.tick(now) {
+        if let Err(error) = self.queue.tick(self.socket.stream(), now) {
             self.lost(error, context, now);
         }
     }

@@ -46,7 +46,9 @@ impl HostSocket {
         if let Some(world) = nvferry_io::simulation::world() {
             return Ok(Self { state: State::Simulated(world.connect(address, token)?, false), ..Self::default() });
         }
-        let connecting = TcpStream::connect(address, TcpOptions::default())?;
+        // A target whose storage stalls may leave a connection unread for as long as that takes.
+        let options = TcpOptions { waits_for_window: true, ..TcpOptions::default() };
+        let connecting = TcpStream::connect(address, options)?;
         poller.add(connecting.as_fd(), token, Interest::BOTH, Trigger::Edge)?;
         Ok(Self { state: State::Connecting(connecting), ..Self::default() })
     }

@@ -2,7 +2,11 @@
 
 use super::super::link::{Abandoned, LinkError, Payload, SlotId};
 use super::{QueuePair, State, Step};
-use std::time::Instant;
+use nvferry_io::stream::Stream;
+use std::time::{Duration, Instant};
+
+/// Between two looks whether a target with commands under way is still there.
+const PEER_CHECK: Duration = Duration::from_secs(5);
 
 impl QueuePair {
     /// When [`Self::tick`] is to be called next; nothing while nothing waits.
@@ -12,17 +16,23 @@ impl QueuePair {
             State::Establishing { until, .. } => Some(until),
             State::Down | State::Ready => None,
         };
-        match (establishing, self.intake.next_check()) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
+        let peer_check = self.peer_check.filter(|_| self.in_flight() > 0);
+        [establishing, self.intake.next_check(), peer_check].into_iter().flatten().min()
     }
 
     /// Ends what has passed its deadline and queues what is due. Drive the queue pair afterwards.
     ///
     /// # Errors
     /// Why the connection has to end; the caller calls [`Self::lost`].
-    pub fn tick(&mut self, now: Instant) -> Result<(), LinkError> {
+    pub fn tick(&mut self, stream: Option<&mut dyn Stream>, now: Instant) -> Result<(), LinkError> {
+        if let Some(stream) = stream
+            && self.peer_check.is_some_and(|at| at <= now)
+        {
+            self.peer_check = Some(now + PEER_CHECK);
+            if self.in_flight() > 0 {
+                stream.check_peer(now)?;
+            }
+        }
         let (state, last_error) = (self.state, &self.last_error);
         if self.intake.expire(now, || why_late(state, last_error.as_ref())) {
             self.expire_under_way(now)?;

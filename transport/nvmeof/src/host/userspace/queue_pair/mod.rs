@@ -166,6 +166,8 @@ pub struct QueuePair {
     pool: BufferPool,
     /// Why there is no connection.
     last_error: Option<LinkError>,
+    /// When to look whether the target is still there, if commands are under way then.
+    peer_check: Option<Instant>,
     trust_short_receives: bool,
 }
 
@@ -182,6 +184,7 @@ impl QueuePair {
             authentication: None,
             pool,
             last_error: None,
+            peer_check: None,
             trust_short_receives: true,
         }
     }
@@ -280,6 +283,7 @@ impl QueuePair {
             link.distrust_short_receives();
         }
         self.link = Some(link);
+        self.peer_check = Some(now);
         self.state = State::Establishing { step: Step::Initialize, until: now + ESTABLISH_TIME };
     }
 
@@ -331,6 +335,7 @@ impl QueuePair {
     /// The connection is no more, or was not made. What was under way waits for the next one; what is too late ends.
     pub fn lost(&mut self, error: LinkError, stream: Option<&mut dyn Stream>, scratch: &mut Scratch, now: Instant) {
         self.state = State::Down;
+        self.peer_check = None;
         self.intake.counters.disconnects += 1;
         self.last_error = Some(error.clone());
         let Some(mut link) = self.link.take() else { return };
