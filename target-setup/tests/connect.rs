@@ -4,13 +4,13 @@
 
 mod common;
 
-use common::host::{HOST, HOST_ID, Host, SUBSYSTEM, connect_data};
-use common::{Running, buffered, make_file, spec};
+use common::host::{HOST, Host, SUBSYSTEM, connect_data};
+use common::{PATIENCE, Running, buffered, make_file, spec};
 use nvferry_target::{AllowedHosts, TargetDriver, UserspaceOptions, UserspaceTarget};
 use nvferry_wire::fabrics::{Connect, ConnectData, ConnectInvalid, Property, PropertyGet};
-use nvferry_wire::pdu::{DataAlignment, Digests};
 use nvferry_wire::{ControllerId, HostId, Nqn, QueueId, Status, StatusCode};
 use std::net::TcpStream;
+use std::time::Instant;
 
 const ADMIN: Connect = Connect {
     qid: QueueId::ADMIN,
@@ -175,32 +175,37 @@ fn with_reactors(reactors: usize) -> UserspaceOptions {
 }
 
 #[test]
-fn newcomers_beyond_the_limit_are_refused_and_the_rest_are_served() {
+fn p02_newcomers_beyond_the_limit_are_refused_and_the_rest_are_served() {
     let mut options = UserspaceOptions::default();
     options.max_connections = 3;
     let running = Running::start(4096, options);
     let (mut admin, mut io) = running.queues();
-    let third = Host::plain(running.tcp());
-    let mut fourth = running.tcp();
-    assert_eq!(std::io::Read::read(&mut fourth, &mut [0]).unwrap_or(0), 0, "closed at once");
-    assert_eq!(running.target.status().faults.refused_connections, 1);
-    assert!(admin.csts().ready() && io.read(1, 0, 1, 512).is_ok());
+    let (mut third, _) = running.admin();
+    let busy = Status::new(StatusCode::ConnectControllerBusy);
+    for refused in 1..=3 {
+        let mut fourth = Host::plain(running.tcp());
+        let status = fourth.connect(&ADMIN, &admin_data()).status().for_fabrics();
+        assert_eq!(status, busy, "it may try again");
+        assert_eq!(running.target.status().faults.refused_connections, refused);
+        assert!(admin.csts().ready() && third.csts().ready() && io.read(1, 0, 1, 512).is_ok());
+    }
     drop(third);
     // As soon as one is gone, there is room again.
-    let mut tries = 0;
+    let patience = Instant::now() + PATIENCE;
     loop {
-        let mut stream = running.tcp();
-        let mut out = [0; nvferry_wire::pdu::MAX_HEADER_BYTES];
-        let icreq = nvferry_wire::pdu::IcReq { pfv: 0, hpda: DataAlignment::NONE, digests: Digests::NONE, maxr2t: 1 };
-        let len = icreq.encode(&mut out);
-        let answered = std::io::Write::write_all(&mut stream, &out[..len]).is_ok()
-            && std::io::Read::read_exact(&mut stream, &mut [0; 128]).is_ok();
-        if answered {
+        let mut host = Host::plain(running.tcp());
+        let status = host.connect(&ADMIN, &admin_data()).status();
+        if status.is_success() {
             break;
         }
-        tries += 1;
-        assert!(tries < 10_000, "there is never room again");
+        assert_eq!(status.for_fabrics(), busy);
+        assert!(Instant::now() < patience, "there is never room again");
     }
-    let _ = HOST_ID;
+    // A crowd that says nothing takes no more than its share, and keeps nobody out for ever.
+    let crowd: Vec<_> = (0..100).map(|_| running.tcp()).collect();
+    let closed = |mut stream: &TcpStream| std::io::Read::read(&mut stream, &mut [0]).unwrap_or(0) == 0;
+    assert!(closed(&crowd[99]), "beyond all limits it is just closed");
+    assert!(running.target.status().connections <= 3 + 64);
+    assert!(admin.csts().ready() && io.read(1, 0, 1, 512).is_ok());
     running.stop();
 }

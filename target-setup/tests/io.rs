@@ -291,12 +291,12 @@ fn a_file_that_was_cut_short_is_an_error_and_not_zeroes() {
     let (running, mut io, path, _admin) = serve(MIB, MIB, |_| {});
     let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
     file.set_len(100_000).unwrap();
-    let lost = StatusCode::UnrecoveredReadError;
+    let lost = Status::permanent(StatusCode::UnrecoveredReadError);
     assert!(io.read(1, 0, 195, 512).is_ok(), "what is there is served");
-    assert_eq!(io.read(1, 195, 1, 512).unwrap_err().code, lost, "the block that the cut went through");
-    assert_eq!(io.read(1, 0, 2048, 512).unwrap_err().code, lost);
-    assert_eq!(io.read(1, 2000, 8, 512).unwrap_err().code, lost);
-    assert_eq!(compare(&mut io, 2000, &[0; 512], Way::InCapsule).code, lost);
+    assert_eq!(io.read(1, 195, 1, 512).unwrap_err(), lost, "the block that the cut went through");
+    assert_eq!(io.read(1, 0, 2048, 512).unwrap_err(), lost);
+    assert_eq!(io.read(1, 2000, 8, 512).unwrap_err(), lost);
+    assert_eq!(compare(&mut io, 2000, &[0; 512], Way::InCapsule), lost);
     running.stop();
 }
 

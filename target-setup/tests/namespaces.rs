@@ -218,9 +218,16 @@ fn p07_errors_of_one_file_are_told_as_what_they_are() {
     const EROFS: i32 = 30;
     const ENOSPC: i32 = 28;
     const ENOMEM: i32 = 12;
+    const ENODATA: i32 = 61;
+    const EILSEQ: i32 = 84;
+    const EREMOTEIO: i32 = 121;
     let cases = [
         (FaultOn::Read, EIO, Status::new(StatusCode::UnrecoveredReadError)),
+        (FaultOn::Read, ENODATA, Status::permanent(StatusCode::UnrecoveredReadError)),
+        (FaultOn::Read, EILSEQ, Status::permanent(StatusCode::UnrecoveredReadError)),
+        (FaultOn::Read, EREMOTEIO, Status::permanent(StatusCode::UnrecoveredReadError)),
         (FaultOn::Read, ENOMEM, Status::new(StatusCode::InternalError)),
+        (FaultOn::Write, ENODATA, Status::permanent(StatusCode::WriteFault)),
         (FaultOn::Write, EIO, Status::new(StatusCode::WriteFault)),
         (FaultOn::Write, ENOSPC, Status::permanent(StatusCode::CapacityExceeded)),
         (FaultOn::Write, EROFS, Status::permanent(StatusCode::NamespaceWriteProtected)),

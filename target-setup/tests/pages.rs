@@ -103,7 +103,7 @@ fn p05_a_file_that_was_cut_short_is_an_error_and_the_connection_goes_on() {
         let block = served.running.target.status().namespaces[0].info.block_bytes;
         let blocks = 65536 / block;
         let beyond = served.io.read(1, u64::from(32 * blocks), blocks, block);
-        assert_eq!(beyond, Err(Status::new(StatusCode::UnrecoveredReadError)), "{place:?}");
+        assert_eq!(beyond, Err(Status::permanent(StatusCode::UnrecoveredReadError)), "{place:?}");
         assert!(served.io.read(1, 0, blocks, block).unwrap() == served.bytes[..65536]);
         served.running.stop();
     }

@@ -7,6 +7,7 @@ use nvferry_io::{IoFile, IoKind, PoolBuf};
 use nvferry_wire::nvm::{DSM_MAX_RANGES, DSM_RANGE_LEN, DatasetManagement, NvmOpcode, ReadWrite, WriteZeroes};
 use nvferry_wire::sqe::Fuse;
 use nvferry_wire::{BlockCount, Lba, SglDescriptor, Sqe, Status, StatusCode};
+use rustix::io::Errno;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -265,8 +266,9 @@ impl Work {
                         buffer[backed..len].fill(0);
                         After::Done(Status::SUCCESS)
                     }
-                    // The file has been cut short: better no data than zeroes that nobody wrote.
-                    (Ok(_), _) => After::Done(Status::new(StatusCode::UnrecoveredReadError)),
+                    // The file has been cut short: better no data than zeroes that nobody wrote. Nor will reading again
+                    // bring it back.
+                    (Ok(_), _) => After::Done(Status::permanent(StatusCode::UnrecoveredReadError)),
                     (Err(error), _) => After::Done(read_status(&error)),
                 }
             }
@@ -279,7 +281,7 @@ impl Work {
                         After::Done(if same { Status::SUCCESS } else { failure })
                     }
                     (Err(error), ..) => After::Done(read_status(&error)),
-                    _ => After::Done(Status::new(StatusCode::UnrecoveredReadError)),
+                    _ => After::Done(Status::permanent(StatusCode::UnrecoveredReadError)),
                 }
             }
             Self::Flush { rest } => match (result, rest.pop()) {
@@ -363,6 +365,7 @@ fn expect_ranges(sqe: &Sqe, needed_bytes: u32) -> Result<Data, StatusCode> {
 fn read_status(error: &io::Error) -> Status {
     match error.kind() {
         io::ErrorKind::PermissionDenied => Status::permanent(StatusCode::AccessDenied),
+        _ if is_lasting(error) => Status::permanent(StatusCode::UnrecoveredReadError),
         _ => common_status(error).unwrap_or(Status::new(StatusCode::UnrecoveredReadError)),
     }
 }
@@ -377,8 +380,18 @@ fn write_status(error: &io::Error) -> Status {
             Status::permanent(StatusCode::NamespaceWriteProtected)
         }
         io::ErrorKind::Unsupported => Status::permanent(StatusCode::InvalidOpcode),
+        _ if is_lasting(error) => Status::permanent(StatusCode::WriteFault),
         _ => common_status(error).unwrap_or(Status::new(StatusCode::WriteFault)),
     }
+}
+
+/// Whether the device has given these blocks up, so that the same command would fail again (DNR, base specification
+/// 3.3.3.2.1). The system says so with errors of their own; its plain I/O error also stands for what passes, such as a path
+/// that is lost for a moment.
+fn is_lasting(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+    // Linux's names for a medium error, a failed checksum, and a device that refuses (`blk_errors` in block/blk-core.c).
+    matches!(errno, Some(Errno::NODATA | Errno::ILSEQ | Errno::REMOTEIO))
 }
 
 /// What has nothing to do with the medium: the machine is short of something, or the operation was wrong.

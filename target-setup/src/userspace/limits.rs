@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-/// Connections at once, over all reactors. Beyond that newcomers are closed and everyone else is served.
+/// Connections at once, over all reactors. Beyond that newcomers are told that the controller is busy, and everyone else is
+/// served.
 pub const MAX_CONNECTIONS: usize = 4096;
+/// Newcomers beyond that which are told so at once; more are just closed.
+pub const TURNED_AWAY_AT_ONCE: usize = 64;
 /// Controllers at once; each is one connected host (or one discovery client).
 pub const MAX_CONTROLLERS: usize = 1024;
 /// I/O queues of one controller.

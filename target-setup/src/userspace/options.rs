@@ -18,7 +18,7 @@ pub struct UserspaceOptions {
     pub reactors: Option<usize>,
     /// Makes each reactor's I/O engine; `None` for the best that this machine has.
     pub engine: Option<EngineFactory>,
-    /// Connections at once.
+    /// Connections at once. Newcomers beyond that are refused with Connect Controller Busy, and may try again.
     pub max_connections: usize,
     /// Sockets' options.
     pub tcp: TcpOptions,

@@ -58,7 +58,6 @@ impl Inbox {
 pub(crate) struct Shared {
     pub(crate) subsystem: Arc<Subsystem>,
     pub(crate) inboxes: Vec<Inbox>,
-    pub(crate) max_connections: usize,
     /// The reactor for the next new connection.
     next_reactor: AtomicUsize,
     /// Stop at once, whatever is under way.
@@ -75,12 +74,11 @@ struct Running {
 }
 
 impl Shared {
-    pub(crate) fn new(subsystem: Arc<Subsystem>, inboxes: Vec<Inbox>, max_connections: usize) -> Self {
+    pub(crate) fn new(subsystem: Arc<Subsystem>, inboxes: Vec<Inbox>) -> Self {
         let running = Running { reactors: inboxes.len(), given_up: 0 };
         Self {
             subsystem,
             inboxes,
-            max_connections,
             next_reactor: AtomicUsize::new(0),
             forced: AtomicBool::new(false),
             running: Mutex::new(running),
@@ -316,10 +314,12 @@ impl Reactor {
                 Ok(None) => return,
                 Ok(Some((stream, peer))) => {
                     let subsystem = &self.shared.subsystem;
-                    if subsystem.connections.fetch_add(1, Ordering::Relaxed) >= self.shared.max_connections {
+                    // Those beyond the limit are told so when they connect a queue, as long as there are few of them.
+                    let max = subsystem.max_connections.saturating_add(limits::TURNED_AWAY_AT_ONCE);
+                    if subsystem.connections.fetch_add(1, Ordering::Relaxed) >= max {
                         subsystem.connections.fetch_sub(1, Ordering::Relaxed);
                         count(&subsystem.faults.refused_connections);
-                        tracing::warn!(target: "nvferry::target", %peer, max = self.shared.max_connections, "refused a connection: there are too many");
+                        tracing::warn!(target: "nvferry::target", %peer, max, "closed a connection: there are too many");
                         continue;
                     }
                     count(&subsystem.faults.accepted_connections);

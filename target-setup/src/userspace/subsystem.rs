@@ -31,6 +31,8 @@ pub(crate) struct Subsystem {
     pub(crate) since: SystemTime,
     /// Open connections, over all reactors.
     pub(crate) connections: AtomicUsize,
+    /// Beyond these, hosts that connect a queue are told that the controller is busy.
+    pub(crate) max_connections: usize,
     /// Set once: no new commands, and no new connections.
     pub(crate) draining: AtomicBool,
     controllers: Mutex<Controllers>,
@@ -81,6 +83,7 @@ impl Subsystem {
             namespaces: NamespaceTable::default(),
             faults: FaultCounters::default(),
             connections: AtomicUsize::new(0),
+            max_connections: limits::MAX_CONNECTIONS,
             draining: AtomicBool::new(false),
             controllers: Mutex::default(),
         }
@@ -127,6 +130,11 @@ impl Subsystem {
     fn check(&self, connect: &Connect, data: &ConnectData) -> Result<ControllerKind, Refusal> {
         if !(2..=u32::from(limits::MAX_QUEUE_ENTRIES)).contains(&connect.sq_entries) {
             return Err(ConnectInvalid::SQSIZE.into());
+        }
+        if self.connections.load(Ordering::Relaxed) > self.max_connections {
+            count(&self.faults.refused_connections);
+            tracing::warn!(target: "nvferry::target", host = %data.hostnqn, max = self.max_connections, "refused a connection: there are too many");
+            return Err(Refusal { status: Status::new(StatusCode::ConnectControllerBusy), result: 0 });
         }
         let kind = if data.subnqn.is_discovery() {
             ControllerKind::Discovery

@@ -49,6 +49,7 @@ impl UserspaceTarget {
         spec.allowed_hosts.warn_if_wide_open(&address);
         let has_secrets = spec.allowed_hosts.has_secrets();
         let mut subsystem = Subsystem::new(spec.subsystem, spec.serial, spec.model, address, spec.allowed_hosts);
+        subsystem.max_connections = options.max_connections;
         if has_secrets {
             subsystem.prover = Prover::start().map_err(os("start the authentication thread"))?;
         }
@@ -66,7 +67,7 @@ impl UserspaceTarget {
             inboxes.push(Inbox::new(mailbox));
             sleepers.push(sleeper);
         }
-        let shared = Arc::new(Shared::new(subsystem, inboxes, options.max_connections));
+        let shared = Arc::new(Shared::new(subsystem, inboxes));
 
         let mut reactors = Vec::with_capacity(count);
         let mut pools = Vec::with_capacity(count);

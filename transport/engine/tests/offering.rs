@@ -46,6 +46,44 @@ fn what_is_published_is_the_documented_json_and_goes_with_the_engine() {
     assert_eq!(script.log(), ["unregister 1", "uninstall"]);
 }
 
+/// The one that came last has the name, as after a restart; the other finds out and says so, and they do not take turns.
+#[test]
+fn p11_two_live_engines_of_one_name_are_told_apart() {
+    let (script, store) = (Script::new(), MemoryStore::new());
+    let engine = |at: &str| {
+        let engine = builder(&script, &store, NAME).metadata_ttl(Duration::from_millis(150)).build().unwrap();
+        engine.install_transport("scripted", at).unwrap();
+        engine
+    };
+    let published = || SegmentDesc::from_json(&read(&*store, KEY).unwrap()).unwrap();
+    let (first, second) = (engine("here"), engine("there"));
+    first.register_local_file("/a", 4096).unwrap();
+    // Timestamps have microseconds.
+    std::thread::sleep(Duration::from_millis(1));
+    second.register_local_file("/b", 4096).unwrap();
+    eventually("the first finds out", || first.own_segment().is_none());
+    let theirs = published();
+    assert_eq!(theirs.extra["scripted_trid"]["at"], "there");
+    let error = first.register_local_file("/c", 4096).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Metadata);
+    for words in ["another engine", r#"{"at":"there"}"#, "another name"] {
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    // Over several times to live, and the end of the first.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(published(), theirs);
+    drop(first);
+    assert_eq!(published(), theirs);
+
+    // When it is gone, the name is free again.
+    let third = engine("elsewhere");
+    third.register_local_file("/d", 4096).unwrap();
+    eventually("the second finds out", || second.own_segment().is_none());
+    drop(third);
+    second.register_local_file("/e", 4096).unwrap();
+    assert_eq!(published().extra["scripted_trid"]["at"], "there");
+}
+
 #[test]
 fn bad_files_leave_nothing_behind() {
     let (script, store) = (Script::new(), MemoryStore::new());

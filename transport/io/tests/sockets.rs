@@ -1,5 +1,5 @@
 //! TCP streams, listeners and connecting, on loopback.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use nvferry_io::poller::{Events, Interest, Poller, Trigger};
 use nvferry_io::stream::{BindError, ConnectProgress, Connecting, Listener, Stream, TcpOptions, TcpStream};
@@ -218,25 +218,10 @@ fn p07_a_peer_that_takes_nothing_for_longer_is_waited_for() {
 /// With loopback taken down under both, in a network of its own.
 #[test]
 fn p01_a_peer_that_answers_nothing_is_found_whether_its_window_is_open_or_closed() {
-    const INSIDE: &str = "NVFERRY_TEST_OWN_NETWORK";
-    let ip = |what: &str| {
-        let done = std::process::Command::new("ip").args(["link", "set", "lo", what]).status();
-        assert!(done.unwrap().success());
-    };
-    if std::env::var_os(INSIDE).is_none() {
-        let test = std::env::current_exe().unwrap();
-        let name = "p01_a_peer_that_answers_nothing_is_found_whether_its_window_is_open_or_closed";
-        let mut again = std::process::Command::new("unshare");
-        again.args(["-Urn", "sh", "-c", r#"ip link set lo up || exit 77; exec "$0" --exact "$1" --nocapture"#]);
-        let ended = again.arg(test).arg(name).env(INSIDE, "1").output();
-        match ended {
-            Ok(ended) if ended.status.success() => {}
-            Ok(ended) if ended.status.code() == Some(101) => panic!("{}", String::from_utf8_lossy(&ended.stderr)),
-            _ => println!("skipped: no network of its own can be had here (unshare, ip)"),
-        }
+    let name = "p01_a_peer_that_answers_nothing_is_found_whether_its_window_is_open_or_closed";
+    if !nvferry_testing::in_own_namespaces(name, "-Urn", "ip link set lo up") {
         return;
     }
-    ip("up");
     let (mut open, _open_peer) = pair(SOON_DEAD);
     let (mut closed, _closed_peer) = pair(SOON_DEAD);
     let (mut idle, _idle_peer) = pair(SOON_DEAD);
@@ -244,7 +229,8 @@ fn p01_a_peer_that_answers_nothing_is_found_whether_its_window_is_open_or_closed
     for stream in [&mut open, &mut closed, &mut idle] {
         stream.check_peer(Instant::now()).unwrap();
     }
-    ip("down");
+    let down = std::process::Command::new("ip").args(["link", "set", "lo", "down"]).status();
+    assert!(down.unwrap().success());
     let (mut pieces, patience) = (IoVecs::new(), Instant::now() + PATIENCE);
     let mut list = pieces.gather();
     list.push(b"is anybody there?");

@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 
 const FILE: FileBufferId = FileBufferId(1);
 const FILE_BYTES: usize = 4 << 20;
+/// What Linux says when a device has lost what was on its medium.
+const ENODATA: i32 = 61;
 
 fn redirect(segment: &mut SegmentDesc, to: SocketAddr) {
     let trid = segment.extra["nvmeof_generic_trid"].as_object_mut().unwrap();
@@ -254,6 +256,70 @@ fn p07_a_stalled_file_slows_no_other() {
     stalled.into_iter().for_each(|request| host.ends.wait(request).unwrap());
 }
 
+/// How often each of these files is read in a while, by one reader each.
+fn reads_of(host: &Host, files: std::ops::RangeInclusive<u32>, content: &[u8], time: Duration) -> Vec<u64> {
+    let until = Instant::now() + time;
+    std::thread::scope(|scope| {
+        let readers: Vec<_> = files
+            .map(|file| {
+                scope.spawn(move || {
+                    let mut reads = 0;
+                    while Instant::now() < until {
+                        assert!(host.read(FileBufferId(file), reads % 64 * 4096, 4096).unwrap() == content[..4096]);
+                        reads += 1;
+                    }
+                    reads
+                })
+            })
+            .collect();
+        readers.into_iter().map(|reader| reader.join().unwrap()).collect()
+    })
+}
+
+/// For two seconds; with `NVFERRY_LONG_TESTS` for a minute.
+#[test]
+fn p07_one_file_of_eight_stalls_and_the_seven_keep_their_speed() {
+    let is_long = std::env::var_os("NVFERRY_LONG_TESTS").is_some();
+    let time = Duration::from_secs(if is_long { 60 } else { 2 });
+    let dir = temp_dir();
+    let content = vec![5; 1 << 20];
+    let paths: Vec<_> = (0..8).map(|i| make_file(dir.path(), &format!("{i}"), &content)).collect();
+    let (_target, control, segment) = faulty_target(&paths.iter().map(|path| path.as_path()).collect::<Vec<_>>());
+    let host = Host::attach(NvmeofOptions::new().workers(2), &segment);
+    let memory = RegisteredMemory::allocate(1 << 20);
+    let deadline = Instant::now() + time * 4;
+    let before = reads_of(&host, 2..=8, &content, time);
+
+    control.add_rule(rule_for(&paths[0], Fault::Stall));
+    // Far more than all queues and the storage's engine hold, of all sizes, and of all that stalls.
+    let stalled: Vec<_> = (0..2000_usize)
+        .map(|i| {
+            let len = [512, 4096, 65_536, 1 << 20][i % 4];
+            let transfer = if i % 3 == 0 { Transfer::write(FILE, 7) } else { Transfer::read(FILE, 0) };
+            host.start(&transfer.by(deadline), &memory, 0..len - 7)
+        })
+        .collect();
+    let after = reads_of(&host, 2..=8, &content, time);
+    assert!(stalled.iter().all(|&request| !host.ends.has_ended(request)), "the first file still stalls");
+    for (file, (before, after)) in before.iter().zip(&after).enumerate() {
+        // They were as many readers on as many processors: half would be a lot to lose, and a quarter is no accident.
+        assert!(after * 4 > *before, "file {}: {before} reads before, {after} while another stalls", file + 2);
+    }
+    control.clear();
+    let releasing = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // What stands behind the stalled stalls no more, but what was about to may need one release more.
+            while releasing.load(Ordering::Relaxed) {
+                control.release_stalled();
+                std::thread::yield_now();
+            }
+        });
+        stalled.iter().for_each(|&request| host.ends.wait(request).unwrap());
+        releasing.store(false, Ordering::Relaxed);
+    });
+}
+
 #[test]
 fn p05_an_error_of_the_storage_reaches_its_request_and_only_it() {
     let dir = temp_dir();
@@ -268,6 +334,13 @@ fn p05_an_error_of_the_storage_reaches_its_request_and_only_it() {
     let status = failure.device_status.expect("the NVMe status is told");
     assert_eq!(status >> 8, 2, "media and data integrity: {failure:?}");
     assert_eq!(host.read(FILE, 12_288, 65_536).unwrap(), content[12_288..12_288 + 65_536]);
+    // Where the medium has lost it, nobody asks twice.
+    control.clear();
+    let before = control.injected();
+    control.add_rule(FaultRule { bytes: Some(8192..12_288), ..rule_for(&path, Fault::Error(ENODATA)) });
+    let failure = host.read(FILE, 8192, 4096).unwrap_err();
+    assert!(failure.message.contains("do not retry"), "{failure:?}");
+    assert_eq!(control.injected() - before, 1);
     // An error that ends is got over.
     control.clear();
     control.add_rule(FaultRule { times: 2, ..rule_for(&path, Fault::Error(5)) });

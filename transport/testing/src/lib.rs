@@ -30,3 +30,30 @@ pub fn takes_long(what: &str) -> bool {
     }
     wanted
 }
+
+/// Runs the calling test in namespaces of its own, where it may do what only root may, such as mounting: `flags` are those of
+/// unshare(1), `setup` is a shell command that comes first. Answers `true` there. Answers `false` to the caller, when that
+/// test has ended well, or cannot be had here; then it says that it was skipped.
+#[must_use]
+pub fn in_own_namespaces(test: &str, flags: &str, setup: &str) -> bool {
+    const INSIDE: &str = "NVFERRY_TEST_IN_NAMESPACES";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let mut again = std::process::Command::new("unshare");
+    let script = format!(r#"{setup} || exit 77; exec "$0" --exact "$1" --nocapture"#);
+    again.args([flags, "sh", "-c", &script]).arg(std::env::current_exe().unwrap()).arg(test).env(INSIDE, "1");
+    match again.output() {
+        Ok(ended) if ended.status.success() => {
+            let said = String::from_utf8_lossy(&ended.stdout);
+            assert!(said.contains("test result: ok. 1 passed"), "no test is called {test}: {said}");
+        }
+        Ok(ended) if ended.status.code() == Some(101) => panic!("{}", String::from_utf8_lossy(&ended.stderr)),
+        Ok(ended) => println!(
+            "skipped: {test}: no namespaces of its own can be had here (unshare {flags}: {})",
+            String::from_utf8_lossy(&ended.stderr).trim().replace('\n', ", ")
+        ),
+        Err(error) => println!("skipped: {test}: unshare(1) cannot be run: {error}"),
+    }
+    false
+}

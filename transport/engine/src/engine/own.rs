@@ -37,6 +37,8 @@ struct OwnState {
     wanted: Option<Arc<dyn Transport>>,
     /// What was last published, or tried to be.
     published: Option<SegmentDesc>,
+    /// The same, until another engine of this server name published its own over it.
+    lost: Option<SegmentDesc>,
     is_name_claimed: bool,
     /// When to publish again.
     due: Option<Instant>,
@@ -59,6 +61,7 @@ impl Own {
             files: Vec::new(),
             wanted: None,
             published: None,
+            lost: None,
             is_name_claimed: false,
             due: None,
             publisher: None,
@@ -242,14 +245,18 @@ impl Core {
         deadline: Deadline,
     ) -> Result<(), MetadataError> {
         let owner = &self.own.ownership;
+        let ours = self.describe(state, transport);
+        let key = self.keys.segment(&self.server_name);
+        let published = self.published_under(&key, deadline)?;
+        if let Some(other) = published.as_ref().and_then(|there| self.lost_to(state, there, &key)) {
+            return Err(other);
+        }
+        state.lost = None;
         let (host, port) = host_and_port(&self.server_name);
         let rpc_meta = serde_json::json!({"ip_or_host_name": host, "rpc_port": port}).to_string();
         let claimed = self.store.put(&self.keys.rpc_meta(&self.server_name), &rpc_meta, Some(owner), deadline);
         state.is_name_claimed |= claimed.as_ref().err().is_none_or(MetadataError::may_be_done);
         claimed?;
-        let ours = self.describe(state, transport);
-        let key = self.keys.segment(&self.server_name);
-        let published = self.published_under(&key, deadline)?;
         // Others' fields must not expire with this engine.
         let is_shared = published.as_ref().is_some_and(|published| holds_more_than(published, &ours));
         let merged = merge(published, &ours);
@@ -258,6 +265,28 @@ impl Core {
             state.published = Some(ours);
         }
         put
+    }
+
+    /// Whether the server name has another engine by now. A node that restarts takes its name over at once, whether the one
+    /// before it is dead or not; if it is not, it finds out here, and steps back instead of taking turns.
+    fn lost_to(&self, state: &mut OwnState, there: &SegmentDesc, key: &str) -> Option<MetadataError> {
+        let mine = state.published.as_ref().or(state.lost.as_ref())?;
+        let is_later = state.published.is_none() || there.timestamp > mine.timestamp;
+        let (field, place) = mine.extra.iter().find(|(field, value)| there.extra.get(*field) != Some(value))?;
+        let place = there.extra.get(field).filter(|there| *there != place)?;
+        if there.protocol != mine.protocol || !is_later {
+            return None;
+        }
+        let answer = format!(
+            "another engine has published this server name since then, at {place}, so that this one's files are not \
+             published any more: give one of the two another name"
+        );
+        if let Some(published) = state.published.take() {
+            state.lost = Some(published);
+        }
+        // What stands there is the other's.
+        (state.wanted, state.is_name_claimed) = (None, false);
+        Some(MetadataError::Taken { location: self.store.location(), attempt: format!("publish {key}"), answer })
     }
 
     fn remove_published(&self, state: &mut OwnState, deadline: Deadline) -> Result<(), MetadataError> {

@@ -151,11 +151,11 @@ impl TransportFactory for Factory {
             return Err(EngineError::new(ErrorKind::Context, "install: told to refuse"));
         }
         self.0.note(format!("install for {}", context.server_name));
-        Ok(Arc::new(Scripted(Arc::clone(&self.0))))
+        Ok(Arc::new(Scripted(Arc::clone(&self.0), args.unwrap_or("here").to_owned())))
     }
 }
 
-struct Scripted(Arc<Script>);
+struct Scripted(Arc<Script>, String);
 
 impl Transport for Scripted {
     fn protocol(&self) -> &'static str {
@@ -178,7 +178,7 @@ impl Transport for Scripted {
     }
 
     fn describe(&self, segment: &mut SegmentDesc) {
-        segment.extra.insert(format!("{}_trid", self.0.protocol), serde_json::json!({"at": "here"}));
+        segment.extra.insert(format!("{}_trid", self.0.protocol), serde_json::json!({"at": self.1}));
     }
 
     fn serves(&self, segment: &SegmentDesc) -> bool {

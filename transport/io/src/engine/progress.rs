@@ -3,6 +3,8 @@
 //! Every engine asks this what to do next, so that all continue short I/O alike (P5): reads end short only at the end
 //! of the file, writes never do, and interrupted calls are made again.
 
+#![cfg_attr(not(feature = "simulation"), allow(unreachable_pub, reason = "simulations have engines of their own"))]
+
 use std::io;
 
 /// The most that Linux moves in one call, in bytes: the largest `int`, rounded down to pages.

@@ -6,7 +6,7 @@ use nvferry_io::stream::Stream;
 use std::time::{Duration, Instant};
 
 /// Between two looks whether a target with commands under way is still there.
-const PEER_CHECK: Duration = Duration::from_secs(5);
+pub(super) const PEER_CHECK: Duration = Duration::from_secs(5);
 
 impl QueuePair {
     /// When [`Self::tick`] is to be called next; nothing while nothing waits.
@@ -25,11 +25,9 @@ impl QueuePair {
     /// # Errors
     /// Why the connection has to end; the caller calls [`Self::lost`].
     pub fn tick(&mut self, stream: Option<&mut dyn Stream>, now: Instant) -> Result<(), LinkError> {
-        if let Some(stream) = stream
-            && self.peer_check.is_some_and(|at| at <= now)
-        {
+        if self.peer_check.is_some_and(|at| at <= now) {
             self.peer_check = Some(now + PEER_CHECK);
-            if self.in_flight() > 0 {
+            if let Some(stream) = stream.filter(|_| self.in_flight() > 0) {
                 stream.check_peer(now)?;
             }
         }

@@ -283,7 +283,7 @@ impl QueuePair {
             link.distrust_short_receives();
         }
         self.link = Some(link);
-        self.peer_check = Some(now);
+        self.peer_check = Some(now + deadlines::PEER_CHECK);
         self.state = State::Establishing { step: Step::Initialize, until: now + ESTABLISH_TIME };
     }
 

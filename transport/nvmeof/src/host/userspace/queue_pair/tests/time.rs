@@ -2,10 +2,13 @@
 
 use crate::testing::rig::{Rig, memory, store};
 use nvferry_engine::{Operation, TransferState};
-use nvferry_io::RegisteredMemory;
+use nvferry_io::pages::Pages;
+use nvferry_io::vector::{Gather, Scatter};
+use nvferry_io::{RegisteredMemory, Stream};
 use nvferry_wire::StatusCode;
 use nvferry_wire::pdu::DataEnd;
-use std::time::Duration;
+use std::io;
+use std::time::{Duration, Instant};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -52,6 +55,43 @@ fn p01_a_target_that_does_not_answer_the_opening_is_given_up() {
         let words = ["ICReq was not answered", "Connect was not answered"][answered];
         assert!(error.to_string().contains(words), "{error}");
     }
+}
+
+/// A stream whose peer is gone, and whose kernel knows.
+struct Dead;
+
+impl Stream for Dead {
+    fn recv(&mut self, _into: &mut Scatter<'_>) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn send(&mut self, _from: &Gather<'_>) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn send_pages(&mut self, _pages: &mut Pages, _more: bool) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn check_peer(&mut self, _now: Instant) -> io::Result<()> {
+        Err(io::ErrorKind::TimedOut.into())
+    }
+}
+
+#[test]
+fn p08_a_target_that_is_gone_is_found_while_commands_are_under_way() {
+    let mut rig = Rig::ready();
+    let mut now = rig.now + 6 * SECOND;
+    assert_eq!(rig.queue.next_timer(), None, "nothing to look for");
+    rig.queue.tick(Some(&mut Dead), now).unwrap();
+    let memory = memory(4096);
+    rig.read(1, 0, &memory);
+    assert_eq!(rig.hear().len(), 1);
+    let check = rig.queue.next_timer().expect("it is looked for");
+    assert!(check <= now + 5 * SECOND, "before the request's deadline");
+    now = check;
+    let error = rig.queue.tick(Some(&mut Dead), now).unwrap_err();
+    assert!(error.to_string().contains("timed out"), "{error}");
 }
 
 #[test]

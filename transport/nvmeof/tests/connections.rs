@@ -1,0 +1,154 @@
+//! Connections that come and go, half-open ones, targets that are full and that refuse.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::{Host, Node, Transfer, install, make_file, pattern, soon, temp_dir};
+use nvferry_engine::error::ErrorKind;
+use nvferry_engine::{FileBufferId, SegmentDesc, Transport};
+use nvferry_io::RegisteredMemory;
+use nvferry_nvmeof::{ConnectionState, NvmeofOptions};
+use nvferry_target::{NamespaceSpec, TargetDriver, TargetSpec, UserspaceOptions, UserspaceTarget};
+use nvferry_testing::{Proxy, Usage};
+use nvferry_wire::{Nqn, Nsid, TransportId};
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const FILE: FileBufferId = FileBufferId(1);
+
+/// A target of this process, with what only tests set, and its description.
+fn target(path: &Path, options: UserspaceOptions) -> (Arc<UserspaceTarget>, SegmentDesc) {
+    let listen: TransportId = "traddr=127.0.0.1 trsvcid=0".parse().unwrap();
+    let spec = TargetSpec::new(listen, Nqn::new("nqn.2016-06.io.mc:connections").unwrap());
+    let target = UserspaceTarget::start(spec, options).unwrap();
+    let size = std::fs::metadata(path).unwrap().len();
+    target.add_namespace(NamespaceSpec::new(Nsid(1), path, size)).unwrap();
+    let mut segment = SegmentDesc::new("connections", "nvmeof_generic");
+    let fields = target.address().fields().into_iter();
+    let trid: serde_json::Map<_, _> = fields.map(|(key, value)| (key.to_owned(), value.into())).collect();
+    segment.extra.insert("nvmeof_generic_trid".into(), trid.into());
+    (target, segment)
+}
+
+fn redirect(segment: &mut SegmentDesc, to: SocketAddr) {
+    let trid = segment.extra["nvmeof_generic_trid"].as_object_mut().unwrap();
+    trid.insert("trsvcid".into(), to.port().to_string().into());
+}
+
+#[track_caller]
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let patience = soon();
+    while !is_so() {
+        assert!(Instant::now() < patience, "never: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Both sides are in this process.
+#[test]
+fn p02_a_thousand_connects_and_disconnects_leave_nothing_behind() {
+    let dir = temp_dir();
+    let content = pattern(1 << 20, 1);
+    let path = make_file(dir.path(), "file", &content);
+    let (target, segment) = target(&path, UserspaceOptions::default());
+    let transport = install("host", NvmeofOptions::new().workers(2), None);
+    let rounds = |count: u64| {
+        for round in 0..count {
+            let host = Host::with(Arc::clone(&transport), &segment);
+            let at = round % 16 * 65_536;
+            assert!(host.read(FILE, at, 65_536).unwrap() == content[at as usize..][..65_536]);
+            match round % 3 {
+                0 => host.segment.close(soon()),
+                // Dropped, or dropped in the middle of something.
+                1 => {}
+                _ => drop(host.start(&Transfer::read(FILE, 0), &RegisteredMemory::allocate(4096), 0..4096)),
+            }
+        }
+        eventually("all connections are gone", || target.status().connections == 0);
+    };
+    rounds(100);
+    let before = Usage::here();
+    rounds(1000);
+    assert!(target.status().controllers.is_empty());
+    assert_eq!(transport.status().attachments.len(), 0);
+    let after = Usage::here();
+    assert!(after.descriptors <= before.descriptors && after.threads <= before.threads, "{before:?}, then {after:?}");
+    // A kilobyte each would be a mebibyte.
+    assert!(after.memory_bytes < before.memory_bytes + (1 << 20), "{before:?}, then {after:?}");
+}
+
+#[test]
+fn p02_a_target_at_its_limit_refuses_the_newcomer_and_serves_the_rest() {
+    let dir = temp_dir();
+    let path = make_file(dir.path(), "file", &pattern(1 << 20, 1));
+    let mut options = UserspaceOptions::default();
+    options.max_connections = 4;
+    let (_target, segment) = target(&path, options);
+    let first = Host::attach(NvmeofOptions::new().workers(1), &segment);
+    let second = Host::attach(NvmeofOptions::new().workers(1), &segment);
+    let read = |host: &Host| host.read(FILE, 0, 4096).is_ok();
+    assert!(read(&first) && read(&second));
+    let Err(refused) = install("newcomer", NvmeofOptions::new(), None).attach(&segment, soon()) else {
+        panic!("it was let in");
+    };
+    assert_eq!(refused.kind(), ErrorKind::RejectHandshake, "{refused}");
+    assert!(refused.to_string().contains("Connect Controller Busy"), "{refused}");
+    assert!(read(&first) && read(&second));
+    drop(first);
+    eventually("there is room again", || {
+        install("newcomer", NvmeofOptions::new(), None).attach(&segment, soon()).is_ok()
+    });
+    assert!(read(&second));
+}
+
+/// Nothing passes any more, and nobody is told: both sides find out by themselves, and let go of everything.
+#[test]
+fn p08_half_open_connections_are_found_on_both_sides() {
+    let dir = temp_dir();
+    let path = make_file(dir.path(), "file", &pattern(1 << 20, 1));
+    let (target, mut segment) = target(&path, UserspaceOptions::default());
+    let proxy = Proxy::to(target.address().socket_addr());
+    redirect(&mut segment, proxy.address);
+    let host = Host::attach(NvmeofOptions::new().keep_alive(Duration::from_secs(1)), &segment);
+    host.read(FILE, 0, 4096).unwrap();
+    assert!(target.status().connections >= 2);
+    proxy.freeze();
+    eventually("the target lets go", || target.status().connections == 0 && target.status().controllers.is_empty());
+    eventually("the host knows", || {
+        matches!(host.transport.status().attachments[0].state, ConnectionState::Reconnecting(_))
+    });
+    proxy.cut();
+    proxy.thaw();
+    host.read(FILE, 0, 4096).unwrap();
+}
+
+/// A port where connections are taken and closed at once: the waits between tries double.
+#[test]
+fn p08_a_target_that_refuses_is_not_hammered() {
+    let dir = temp_dir();
+    let path = make_file(dir.path(), "file", &pattern(1 << 20, 1));
+    let node = Node::serving("node", &[&path]);
+    let mut segment = node.describe();
+    let port: u16 = segment.extra["nvmeof_generic_trid"]["trsvcid"].as_str().unwrap().parse().unwrap();
+    let proxy = Proxy::to(([127, 0, 0, 1], port).into());
+    redirect(&mut segment, proxy.address);
+    let host = Host::attach(NvmeofOptions::new().workers(1), &segment);
+    host.read(FILE, 0, 4096).unwrap();
+    node.transport.uninstall(soon());
+    drop(node);
+    proxy.cut();
+    let before = proxy.accepted();
+    let memory = RegisteredMemory::allocate(4096);
+    let end = Instant::now() + Duration::from_secs(3);
+    let request = host.start(&Transfer::read(FILE, 0).by(end), &memory, 0..4096);
+    host.ends.wait(request).unwrap_err();
+    // After 0.1, 0.3, 0.7, 1.5 and 3.1 s, and once at once for each queue.
+    let tries = proxy.accepted() - before;
+    assert!((2..=8).contains(&tries), "{tries} tries in 3 s");
+    // It is still looked for.
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    listener.accept().unwrap();
+}
