@@ -123,7 +123,7 @@ fn files_that_cannot_be_served() {
         refused_target(&room, &format!("{good} {bad}"), &[]).assert_refused(1, &[bad, words]);
         refused_loopback(&room, &[&format!("--files={bad}")]).assert_refused(1, &[bad, words]);
     }
-    refused_target(&room, good, &["--file_size=2M"]).assert_refused(1, &[good, "2 MiB", "1 MiB"]);
+    refused_target(&room, good, &["--file_size=2M"]).assert_refused(1, &[good, "2097152 bytes", "1048576 bytes"]);
 }
 
 #[test]

@@ -1,12 +1,10 @@
 //! The local files to serve, checked before anything is set up: what is wrong with them shows before a segment is
 //! published.
 
-use crate::output::size;
 use anyhow::{Context, Result, anyhow, bail};
+pub(crate) use nvferry_target::ServableFile as LocalFile;
+use nvferry_target::check_servable;
 use std::collections::HashMap;
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -64,14 +62,6 @@ pub(crate) fn read_list(list: &Path) -> Result<Vec<FileArg>> {
         .collect()
 }
 
-/// A file or block device that can be served.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LocalFile {
-    pub(crate) path: PathBuf,
-    /// Bytes of it to serve, from its start.
-    pub(crate) size_bytes: u64,
-}
-
 /// Checks all files: those given one by one, and those in lists separated by blanks.
 ///
 /// # Errors
@@ -79,10 +69,10 @@ pub(crate) struct LocalFile {
 pub(crate) fn check(single: &[FileArg], lists: &[String]) -> Result<Vec<LocalFile>> {
     let listed = lists.iter().flat_map(|list| list.split_whitespace());
     let listed = listed.map(|path| FileArg { path: path.into(), size_bytes: None });
-    let mut seen: HashMap<Identity, PathBuf> = HashMap::new();
+    let mut seen: HashMap<_, PathBuf> = HashMap::new();
     let mut files = Vec::new();
     for arg in single.iter().cloned().chain(listed) {
-        let (file, identity) = check_one(&arg)?;
+        let (file, identity) = check_servable(&arg.path, arg.size_bytes)?;
         if let Some(before) = seen.insert(identity, arg.path) {
             bail!("{} and {} are the same file; give it once", before.display(), file.path.display());
         }
@@ -92,45 +82,6 @@ pub(crate) fn check(single: &[FileArg], lists: &[String]) -> Result<Vec<LocalFil
         bail!("there is no file to serve; give --file PATH, --files \"PATH PATH\", or --files-from LIST");
     }
     Ok(files)
-}
-
-/// What makes two paths the same file: device and inode, or a block device's own number.
-type Identity = (u64, u64);
-
-fn check_one(arg: &FileArg) -> Result<(LocalFile, Identity)> {
-    let path: &Path = &arg.path;
-    let shown = path.display();
-    let meta = std::fs::metadata(path).with_context(|| format!("cannot serve {shown}"))?;
-    let kind = meta.file_type();
-    if kind.is_dir() {
-        bail!("cannot serve {shown}: it is a directory; give files or block devices");
-    }
-    if !kind.is_file() && !kind.is_block_device() {
-        bail!("cannot serve {shown}: it is neither a regular file nor a block device");
-    }
-    let open = |write| OpenOptions::new().read(true).write(write).open(path);
-    let opened = match open(true) {
-        // So says the kernel of a mounted device. The engine finds out and tells what holds it.
-        Err(error) if error.kind() == ErrorKind::ResourceBusy => open(false),
-        opened => opened,
-    };
-    let mut file =
-        opened.with_context(|| format!("cannot serve {shown}: it cannot be opened for reading and writing"))?;
-    let there_bytes = file.seek(SeekFrom::End(0)).with_context(|| format!("cannot tell the size of {shown}"))?;
-    if there_bytes == 0 {
-        bail!("cannot serve {shown}: it is empty");
-    }
-    let size_bytes = arg.size_bytes.unwrap_or(there_bytes);
-    if size_bytes > there_bytes {
-        let (asked, there) = (size(size_bytes), size(there_bytes));
-        bail!(
-            "cannot serve {asked} ({size_bytes} bytes) of {shown}: it has {there} ({there_bytes} bytes); make it larger first"
-        );
-    }
-    let identity = if kind.is_block_device() { (u64::MAX, meta.rdev()) } else { (meta.dev(), meta.ino()) };
-    // Published so: readers on this machine may stand in another directory.
-    let absolute = std::path::absolute(path).with_context(|| format!("cannot tell where {shown} is"))?;
-    Ok((LocalFile { path: absolute, size_bytes }, identity))
 }
 
 #[cfg(test)]

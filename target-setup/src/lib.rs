@@ -14,6 +14,7 @@ pub mod desired;
 pub mod driver;
 mod error;
 pub mod guard;
+mod servable;
 pub mod userspace;
 
 pub use configfs::{NvmetOptions, NvmetTarget};
@@ -23,4 +24,5 @@ pub use driver::{
     NamespaceStatus, TargetDriver, TargetStatus,
 };
 pub use error::TargetError;
+pub use servable::{FileIdentity, NotServable, ServableFile, check_servable};
 pub use userspace::{UserspaceOptions, UserspaceTarget};

@@ -233,6 +233,12 @@ impl Remote {
         });
     }
 
+    /// Whether its target is known to be gone. The kernel keeps that to itself, and holds what is under way.
+    fn is_lost(&self) -> bool {
+        matches!(self.way, Way::Userspace(_))
+            && matches!(self.attachment.status().state, crate::status::ConnectionState::Reconnecting(_))
+    }
+
     fn let_go(&self, deadline: Instant) {
         if !self.attachment.close() {
             return;
@@ -240,8 +246,17 @@ impl Remote {
         let done = Latch::new(self.pool.len());
         let id = self.attachment.id;
         self.pool.order_all(|| Order::Close { id, deadline, done: Arc::clone(&done) });
-        // Workers end what is left at the deadline; they are given a moment to do it.
-        done.wait(deadline + CLOSE_GRACE);
+        // Workers end what is left at the deadline; they are given a moment to do it. Where the connection is lost, or is found
+        // to be lost meanwhile, nothing is waited for.
+        while !done.wait((deadline + CLOSE_GRACE).min(clock::now() + CLOSE_LOOK))
+            && clock::now() < deadline + CLOSE_GRACE
+        {
+            if self.is_lost() {
+                self.pool.order_all(|| Order::EndNow { id });
+                done.wait(clock::now() + CLOSE_GRACE);
+                break;
+            }
+        }
         let done = Latch::new(1);
         match &self.way {
             Way::Userspace(control) => {
@@ -254,6 +269,8 @@ impl Remote {
     }
 }
 
+/// Between two looks whether the target of a segment that is being closed is still there.
+const CLOSE_LOOK: std::time::Duration = std::time::Duration::from_millis(50);
 /// Beyond a closing deadline: the time to end what did not end by itself.
 const CLOSE_GRACE: std::time::Duration = std::time::Duration::from_millis(500);
 

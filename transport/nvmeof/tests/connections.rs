@@ -6,7 +6,7 @@ mod common;
 
 use common::{Host, Node, Transfer, install, make_file, pattern, soon, temp_dir};
 use nvferry_engine::error::ErrorKind;
-use nvferry_engine::{FileBufferId, SegmentDesc, Transport};
+use nvferry_engine::{FileBufferId, SegmentDesc, TransferState, Transport};
 use nvferry_io::RegisteredMemory;
 use nvferry_nvmeof::{ConnectionState, NvmeofOptions};
 use nvferry_target::{NamespaceSpec, TargetDriver, TargetSpec, UserspaceOptions, UserspaceTarget};
@@ -123,6 +123,50 @@ fn p08_half_open_connections_are_found_on_both_sides() {
     proxy.cut();
     proxy.thaw();
     host.read(FILE, 0, 4096).unwrap();
+}
+
+/// What is under way is waited for only as long as its target is there.
+#[test]
+fn p01_closing_does_not_wait_for_a_target_that_is_gone() {
+    let dir = temp_dir();
+    let path = make_file(dir.path(), "file", &pattern(1 << 20, 1));
+    for is_found_while_closing in [false, true] {
+        let (target, mut segment) = target(&path, UserspaceOptions::default());
+        let proxy = Proxy::to(target.address().socket_addr());
+        redirect(&mut segment, proxy.address);
+        let host = Host::attach(NvmeofOptions::new().workers(2).keep_alive(Duration::from_secs(1)), &segment);
+        host.read(FILE, 0, 4096).unwrap();
+        proxy.freeze();
+        let memory = RegisteredMemory::allocate(65_536);
+        let hour = Instant::now() + Duration::from_secs(3600);
+        let request = host.start(&Transfer::read(FILE, 0).by(hour), &memory, 0..65_536);
+        if !is_found_while_closing {
+            eventually("the host knows", || {
+                matches!(host.transport.status().attachments[0].state, ConnectionState::Reconnecting(_))
+            });
+        }
+        let before = Instant::now();
+        host.segment.close(hour);
+        assert!(before.elapsed() < common::PATIENCE, "{:?}", before.elapsed());
+        assert_eq!(host.ends.wait(request).unwrap_err().state, TransferState::Canceled);
+        assert!(!memory.is_leased());
+    }
+}
+
+/// A silent target may be asked to shut its controller down; nobody waits for the answer for long.
+#[test]
+fn p01_closing_waits_for_a_silent_target_only_as_long_as_politeness_asks() {
+    let dir = temp_dir();
+    let path = make_file(dir.path(), "file", &pattern(1 << 20, 1));
+    let (target, mut segment) = target(&path, UserspaceOptions::default());
+    let proxy = Proxy::to(target.address().socket_addr());
+    redirect(&mut segment, proxy.address);
+    let host = Host::attach(NvmeofOptions::new(), &segment);
+    host.read(FILE, 0, 4096).unwrap();
+    proxy.freeze();
+    let before = Instant::now();
+    host.segment.close(Instant::now() + Duration::from_secs(3600));
+    assert!(before.elapsed() < common::PATIENCE, "{:?}", before.elapsed());
 }
 
 /// A port where connections are taken and closed at once: the waits between tries double.

@@ -19,6 +19,7 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -130,6 +131,7 @@ impl Target {
         let (ours, theirs) = memory_pair(STREAM_BYTES);
         self.with(|sim| {
             let now = sim.now;
+            sim.subsystem.connections.fetch_add(1, Ordering::Relaxed);
             sim.worker.accept(theirs, Ends::default(), now)
         });
         Pipe { stream: ours, target: self.clone(), scratch: IoVecs::new() }

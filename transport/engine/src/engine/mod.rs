@@ -321,7 +321,8 @@ impl TransferEngine {
         self.core().open_segment(name, deadline)
     }
 
-    /// Closes a segment once; after as many closes as opens the engine lets go of it, and what is under way ends.
+    /// Closes a segment once; after as many closes as opens the engine lets go of it, and what is under way ends: by itself
+    /// as long as its target is connected, and within the time limit for calls; as canceled where the target is gone.
     ///
     /// # Errors
     /// [`ErrorKind::DeviceNotFound`] when it is not open.

@@ -32,6 +32,8 @@ pub(crate) const MAX_TRANSFER_BYTES: u32 = 1 << 20;
 const TRIES: u8 = 4;
 /// The wait before it is tried again, times the number of tries so far: the time to find out what became of the device.
 const RETRY_WAIT: Duration = Duration::from_millis(100);
+/// The number of tries that counts for that at most.
+const MAX_WAITS: u8 = 5;
 /// The wait for a bounce buffer that others of the worker have.
 const POOL_RETRY: Duration = Duration::from_millis(1);
 
@@ -206,6 +208,11 @@ fn device_number(file: &IoFile) -> Option<u64> {
 /// The unit in which a file takes I/O: one byte through the page cache.
 fn unit_bytes(file: &IoFile) -> u32 {
     if file.is_direct() { file.geometry().dio_offset_align_bytes.max(1) } else { 1 }
+}
+
+/// How long after so many tries an operation is tried again.
+fn wait(attempts: u8) -> Duration {
+    RETRY_WAIT * u32::from(attempts.saturating_add(1).min(MAX_WAITS))
 }
 
 /// What an operation under way is for.
@@ -398,11 +405,15 @@ impl LocalDevice {
             Op::Slice { slice: Some(slice), skip, attempts, .. } => {
                 // A read that ends early on a device of a fixed size: it is being removed.
                 let short = matches!(result, Ok(n) if n < skip + slice.len());
-                if self.is_tried_again(attempts, result.as_ref().err(), short) {
+                if self.is_tried_again(attempts, result.as_ref().err(), short, now) {
                     // The operation's lease ends before the slice does.
                     drop(buf);
-                    let delay = RETRY_WAIT * u32::from(attempts + 1);
-                    return self.intake.try_again(lane, Job::Slice(slice, attempts + 1), delay, now);
+                    return self.intake.try_again(
+                        lane,
+                        Job::Slice(slice, attempts.saturating_add(1)),
+                        wait(attempts),
+                        now,
+                    );
                 }
                 self.slice_ended(slice, skip, result, buf);
             }
@@ -431,16 +442,16 @@ impl LocalDevice {
         }
     }
 
-    /// Whether an operation's trouble may come from its device's going, and it is to be tried again; whoever watches the
-    /// devices hears of it.
-    fn is_tried_again(&self, attempts: u8, error: Option<&io::Error>, short: bool) -> bool {
+    /// Whether an operation's trouble may come from its device's going, and it is to be tried again: a few times, and as long
+    /// as the device may be one of a connection that was lost. Whoever watches the devices hears of it.
+    fn is_tried_again(&self, attempts: u8, error: Option<&io::Error>, short: bool, now: Instant) -> bool {
         let Some(doorbell) = &self.files.doorbell else { return false };
         let errno = error.and_then(io::Error::raw_os_error);
         let suspicious = short || errno.is_some_and(errno::may_be_gone);
         if suspicious {
             doorbell.ring();
         }
-        suspicious && attempts + 1 < TRIES
+        suspicious && (attempts + 1 < TRIES || doorbell.is_in_doubt(now))
     }
 
     fn slice_ended(&mut self, slice: Slice, skip: usize, result: io::Result<usize>, buf: IoBuf) {
@@ -471,8 +482,8 @@ impl LocalDevice {
 
     /// Reading or writing a block that is changed in part has failed; `job` is the next try.
     fn edge_trouble(&mut self, lane: LaneId, job: Job, attempts: u8, result: io::Result<usize>, now: Instant) {
-        if self.is_tried_again(attempts, result.as_ref().err(), result.is_ok()) {
-            return self.intake.try_again(lane, job, RETRY_WAIT * u32::from(attempts + 1), now);
+        if self.is_tried_again(attempts, result.as_ref().err(), result.is_ok(), now) {
+            return self.intake.try_again(lane, job, wait(attempts), now);
         }
         let error = result.err().unwrap_or_else(|| io::ErrorKind::WriteZero.into());
         let op = if matches!(job, Job::EdgeRead(..)) { Operation::Read } else { Operation::Write };
@@ -517,5 +528,28 @@ impl LocalDevice {
             }
         }
         self.intake.close(why);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nvferry_io::pool::PoolConfig;
+
+    #[test]
+    fn p08_errors_of_a_device_whose_connection_was_lost_are_waited_out() {
+        let bell = Arc::new(Doorbell::default());
+        let files = Arc::new(LocalFiles::of_no_devices(Arc::clone(&bell)));
+        let device = LocalDevice::new(AttachmentId(1), files, BufferPool::new(PoolConfig::default()));
+        let now = Instant::now();
+        // Linux's EIO and ENODATA: a device that may be gone, and a medium that has lost something.
+        let (gone, lost) = (io::Error::from_raw_os_error(5), io::Error::from_raw_os_error(61));
+        let again = |attempts, error: &io::Error, now| device.is_tried_again(attempts, Some(error), false, now);
+        assert!(again(0, &gone, now) && again(2, &gone, now));
+        assert!(!again(3, &gone, now), "it is believed");
+        bell.doubt_until(now + Duration::from_secs(10));
+        assert!(again(200, &gone, now + Duration::from_secs(9)) && !again(200, &gone, now + Duration::from_secs(10)));
+        assert!(!again(0, &lost, now));
+        assert_eq!([wait(0), wait(1), wait(200)].map(|wait| wait.as_millis()), [100, 200, 500]);
     }
 }

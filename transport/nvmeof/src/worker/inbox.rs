@@ -33,6 +33,8 @@ pub(crate) enum Order {
     Forward { id: AttachmentId, to: usize },
     /// Let what is under way end, by the deadline, and forget the target.
     Close { id: AttachmentId, deadline: Instant, done: Arc<Latch> },
+    /// What is being closed has no more time.
+    EndNow { id: AttachmentId },
     /// End; what is left ends, too.
     Stop,
 }

@@ -255,6 +255,14 @@ impl Worker {
                 self.with_lane(id, |lane, _| lane.closing = Some((deadline, done)));
                 self.check_by(deadline);
             }
+            Order::EndNow { id } => {
+                self.with_lane(id, |lane, _| {
+                    if let Some((deadline, _)) = &mut lane.closing {
+                        *deadline = now;
+                    }
+                });
+                self.check_by(now);
+            }
             Order::Stop => self.stopping = true,
         }
     }

@@ -91,6 +91,7 @@ impl KernelHost {
         let now = Instant::now();
         let session = Session {
             attachment,
+            bell: Arc::clone(&host.bell),
             pool,
             target,
             files,
@@ -133,6 +134,7 @@ impl KernelHost {
 
 struct Session {
     attachment: Arc<Attachment>,
+    bell: Arc<Doorbell>,
     pool: WeakPool,
     target: KernelTarget,
     files: Vec<FileBufferDesc>,
@@ -249,6 +251,9 @@ impl Session {
         }
         self.is_lost |= self.was_up && !is_live;
         self.was_up = is_live;
+        if self.is_lost || is_back {
+            self.bell.doubt_until(now + RESTART_GRACE);
+        }
         if !self.is_lost && now >= self.grace_until {
             self.retained.clear();
         }

@@ -25,6 +25,9 @@ const STABLE_TIME: Duration = Duration::from_secs(5);
 /// Rounds of receiving, acting and sending before the other targets have their turn.
 const ROUNDS_PER_TURN: usize = 32;
 
+/// How long a controller may take to shut down. Nothing is under way any more then: it is a courtesy.
+const SHUTDOWN_TIME: Duration = Duration::from_secs(2);
+
 /// One worker's I/O queue, as the control thread sees it.
 #[derive(Debug, Clone, Copy, Default)]
 struct QueueState {
@@ -398,6 +401,7 @@ impl Session {
 
     /// Shuts the controller down.
     pub(super) fn close(&mut self, deadline: Instant, done: Arc<Latch>, now: Instant) {
+        let deadline = deadline.min(now + SHUTDOWN_TIME);
         self.life = Life::Closing { deadline, done };
         self.waiters.clear();
         self.retry_at = None;
