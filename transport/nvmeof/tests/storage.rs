@@ -1,6 +1,6 @@
 //! Files that become shorter, full, or go away under a target that serves them, and disks that fill up.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod common;
 
@@ -57,6 +57,49 @@ fn p07_a_file_that_is_removed_is_served_on_and_one_that_takes_its_name_is_anothe
     assert!(host.read(FIRST, 0, MIB).unwrap() == content);
     host.write(FIRST, 5, &[9; 10]).unwrap();
     assert!(std::fs::read(&path).unwrap() == pattern(MIB, 2), "the other is not touched");
+}
+
+/// Makes a file immutable, also for those who have it open, as long as this lives; where the file system and this user can.
+struct Immutable<'a>(&'a Path);
+
+impl<'a> Immutable<'a> {
+    fn make(path: &'a Path) -> Option<Self> {
+        let made = Self::chattr("+i", path).then_some(Self(path))?;
+        // Some file systems take the flag and do not mind it.
+        let refused = std::fs::OpenOptions::new().write(true).open(path).is_err();
+        refused.then_some(made)
+    }
+
+    fn chattr(flag: &str, path: &Path) -> bool {
+        std::process::Command::new("chattr").arg(flag).arg(path).output().is_ok_and(|done| done.status.success())
+    }
+}
+
+impl Drop for Immutable<'_> {
+    fn drop(&mut self) {
+        Self::chattr("-i", self.0);
+    }
+}
+
+#[test]
+fn p07_a_file_that_is_made_read_only_fails_its_writes_and_nothing_else() {
+    // Not in memory: such a file system does not mind the flag.
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (pattern(MIB, 1), pattern(MIB, 2));
+    let paths = [make_file(dir.path(), "first", &first), make_file(dir.path(), "second", &second)];
+    let node = Node::serving("node", &[&paths[0], &paths[1]]);
+    let host = Host::attach(NvmeofOptions::new(), &node.describe());
+    let Some(immutable) = Immutable::make(&paths[0]) else {
+        return println!("skipped: no file can be made immutable here (chattr +i, as root, on ext4)");
+    };
+    for (at, len) in [(0, 4096), (5, 10), (100, 300_000)] {
+        assert_status(&host.write(FIRST, at, &second[..len]).unwrap_err(), StatusCode::NamespaceWriteProtected);
+    }
+    assert!(host.read(FIRST, 0, MIB).unwrap() == first);
+    host.write(SECOND, 0, &first).unwrap();
+    drop(immutable);
+    host.write(FIRST, 0, &second).unwrap();
+    assert!(host.read(FIRST, 0, MIB).unwrap() == second);
 }
 
 /// A file system of 8 MiB with two files that promise more than that together.
