@@ -228,7 +228,7 @@ impl Attack {
 
     fn pass(&mut self, time: Duration) {
         self.now += time;
-        if let Err(error) = self.queue.tick(self.now) {
+        if let Err(error) = self.queue.tick(None, self.now) {
             let stream = self.stream.as_mut().map(|stream| stream as &mut dyn Stream);
             self.queue.lost(error, stream, &mut self.scratch, self.now);
             self.stream = None;
