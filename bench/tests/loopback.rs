@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Room, metadata, published};
+use common::{Room, http_get, metadata, published};
 use nix::sys::signal::Signal;
 
 const QUICK: [&str; 3] = ["--duration=0.3", "--warmup=0", "--file_size=16M"];
@@ -140,4 +140,29 @@ fn lingering_stays_connected_and_tells_what_it_costs() {
     running.signal(Signal::SIGINT);
     assert_eq!(running.end().code(), Some(130), "it does not outstay a signal");
     assert!(room.entries().is_empty());
+}
+
+#[test]
+fn metrics_of_both_sides_are_told_while_it_runs() {
+    let room = Room::new();
+    let flags = ["--file_size=8M", "--duration=60", "--warmup=0", "--block_size=4k", "--metrics_listen=127.0.0.1:0"];
+    let mut running = room.start(&flags);
+    let line = running.wait_for("Metrics at http://");
+    let address = line.split("http://").nth(1).unwrap().strip_suffix("/metrics").unwrap().parse().unwrap();
+    let moved = |text: &str, name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name));
+        line.map_or(0.0, |line| line.rsplit(' ').next().unwrap().parse().unwrap())
+    };
+    let names = ["nvferry_target_read_bytes_total{", "nvferry_host_read_bytes_total{"];
+    loop {
+        let (status, text) = http_get(address, "/metrics");
+        assert_eq!(status, 200);
+        if names.iter().all(|name| moved(&text, name) >= 4096.0) {
+            break;
+        }
+        // Its own end is the limit.
+        std::thread::yield_now();
+    }
+    running.signal(Signal::SIGINT);
+    running.end();
 }

@@ -44,11 +44,30 @@ fn metrics_count_what_happened() {
         "nvferry_metadata_expired_entries_total 0",
         "nvferry_metadata_connections 1",
         "nvferry_metadata_waiters 0",
+        "nvferry_metadata_failed_handshakes_total 0",
+        "nvferry_metadata_received_values_bytes_total 7",
+        "nvferry_metadata_store_failing 0",
         "nvferry_metadata_commit_duration_seconds_count 3",
         "# EOF",
     ] {
         assert!(reply.text().lines().any(|found| found == line), "no line {line}\n{}", reply.text());
     }
+}
+
+#[test]
+fn every_metric_is_in_the_documentation_and_nothing_else_is() {
+    let server = start();
+    get(&server, "a");
+    let text = request(&server, "GET", "/metrics", &[], b"").text().to_owned();
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let exported: std::collections::BTreeSet<_> =
+        types.map(|(name, kind)| if kind == "counter" { format!("{name}_total") } else { name.to_owned() }).collect();
+    let documentation = include_str!("../../docs/metadata.md");
+    let rows = documentation.lines().filter(|line| line.starts_with("| `nvferry_metadata_"));
+    let names = rows.flat_map(|row| row.split('|').nth(1).unwrap().split('`')).filter(|it| it.starts_with("nvferry_"));
+    let documented: std::collections::BTreeSet<_> =
+        names.map(|name| name.split('{').next().unwrap().to_owned()).collect();
+    assert_eq!(exported, documented);
 }
 
 #[test]

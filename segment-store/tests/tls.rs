@@ -164,6 +164,13 @@ fn p14_a_handshake_that_does_not_end_is_ended() {
         connection.stream.write_all(sent).unwrap();
         connection.closed();
     }
+    until("all of them to be counted", || {
+        let mut stream = shaken(&authority, &server);
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer.contains("\nnvferry_metadata_failed_handshakes_total 5\n")
+    });
     // Done, and then only half a head comes: the limit is that of requests without TLS.
     let mut stream = shaken(&authority, &server);
     stream.write_all(b"GET /health HTTP/1.1\r\nho").unwrap();

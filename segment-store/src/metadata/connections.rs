@@ -70,9 +70,9 @@ pub(super) async fn serve(
         if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
             let counted = Counted::new(&metrics.connections);
             let (service, limits, stopping) = (Arc::clone(&service), limits.clone(), stopping.clone());
-            let acceptor = acceptor.clone();
+            let (acceptor, metrics) = (acceptor.clone(), Arc::clone(&metrics));
             tasks.spawn(async move {
-                connection(stream, acceptor, service, &limits, stopping).await;
+                connection(stream, acceptor, service, &limits, stopping, &metrics).await;
                 drop((place, counted));
             });
         } else {
@@ -116,6 +116,7 @@ async fn connection(
     service: Arc<Service>,
     limits: &Limits,
     mut stopping: watch::Receiver<bool>,
+    metrics: &Metrics,
 ) {
     if let Err(error) = prepare(&stream, limits) {
         tracing::debug!(%error, "a connection could not be set up");
@@ -127,10 +128,11 @@ async fn connection(
         () = stopped(&mut stopping) => return,
     };
     match shaken {
-        Ok(Ok(stream)) => requests(stream, service, limits, stopping).await,
+        Ok(Ok(stream)) => return requests(stream, service, limits, stopping).await,
         Ok(Err(error)) => tracing::debug!(%error, "a TLS connection was not made"),
         Err(_) => tracing::debug!("a TLS connection was not made in time"),
     }
+    metrics.failed_handshakes.inc();
 }
 
 async fn shake_hands(stream: TcpStream, acceptor: &Acceptor) -> io::Result<tls::Stream> {

@@ -181,6 +181,7 @@ impl Service {
             (Method::OTHER, self.other(&request))
         };
         let answer = result.unwrap_or_else(|problem| problem.answer());
+        self.metrics.sent_bytes.inc_by(answer.body().size_hint().exact().unwrap_or(0));
         self.metrics.request(method, answer.status().as_u16(), started.elapsed());
         answer
     }
@@ -362,6 +363,7 @@ impl Service {
                 return Err(Problem::BodyTooLarge { limit });
             }
             value.extend_from_slice(data);
+            self.metrics.received_bytes.inc_by(data.len() as u64);
         }
         Ok((value.into(), room))
     }

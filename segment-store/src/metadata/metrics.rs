@@ -47,6 +47,10 @@ pub(super) struct Metrics {
     pub(super) commit_seconds: Histogram,
     pub(super) connections: Gauge,
     pub(super) refused_connections: Counter,
+    pub(super) failed_handshakes: Counter,
+    pub(super) received_bytes: Counter,
+    pub(super) sent_bytes: Counter,
+    pub(super) store_failing: Gauge,
     pub(super) waiters: Gauge,
 }
 
@@ -63,6 +67,9 @@ impl Metrics {
         let (entries, entries_bytes, owners) = (Gauge::default(), Gauge::default(), Gauge::default());
         let (connections, waiters) = (Gauge::default(), Gauge::default());
         let (expired_entries, refused_connections) = (Counter::default(), Counter::default());
+        let (failed_handshakes, received_bytes, sent_bytes) =
+            (Counter::default(), Counter::default(), Counter::default());
+        let store_failing = Gauge::default();
         let commit_seconds = seconds();
         registry.register("requests", "Requests answered", requests.clone());
         registry.register_with_unit(
@@ -91,6 +98,19 @@ impl Metrics {
             "Connections refused because too many were open",
             refused_connections.clone(),
         );
+        registry.register(
+            "failed_handshakes",
+            "TLS connections that were not made, or not in time",
+            failed_handshakes.clone(),
+        );
+        registry.register_with_unit(
+            "received_values",
+            "Values received with requests",
+            Unit::Bytes,
+            received_bytes.clone(),
+        );
+        registry.register_with_unit("sent_values", "Bodies of answers", Unit::Bytes, sent_bytes.clone());
+        registry.register("store_failing", "1 while the store's file cannot be written", store_failing.clone());
         registry.register("waiters", "Readers that wait for a change", waiters.clone());
         Self {
             registry,
@@ -103,6 +123,10 @@ impl Metrics {
             commit_seconds,
             connections,
             refused_connections,
+            failed_handshakes,
+            received_bytes,
+            sent_bytes,
+            store_failing,
             waiters,
         }
     }

@@ -242,6 +242,7 @@ impl Writer {
             self.shared.show_all(&view);
             self.directory = Directory::new(view, leases, self.limits.clone(), Instant::now());
             self.shared.set_failing(None);
+            self.metrics.store_failing.set(0);
             self.count();
             tracing::info!(store = %path.display(), "the metadata store works again");
         }
@@ -257,6 +258,7 @@ impl Writer {
         tracing::error!(%error, "the metadata store failed");
         let reason: Arc<str> = error.to_string().into();
         self.shared.set_failing(Some(Arc::clone(&reason)));
+        self.metrics.store_failing.set(1);
         self.disk = None;
         reason
     }

@@ -96,6 +96,7 @@ fn what_the_disk_did_not_take_is_neither_acknowledged_nor_shown_and_the_store_co
     assert_eq!(handle.shared.view().entries["a"].value, "1");
     assert!(!handle.shared.view().entries.contains_key("b"));
     assert!(handle.shared.failing().is_some());
+    assert_eq!(writer.metrics.store_failing.get(), 1);
 
     // While the file cannot be opened, it stays so.
     std::fs::create_dir(&store).unwrap();
@@ -104,7 +105,7 @@ fn what_the_disk_did_not_take_is_neither_acknowledged_nor_shown_and_the_store_co
 
     // Then the file's own content counts; here it is a new one.
     assert_eq!(carry_out(&mut writer, vec![put("d", "4", None)]), [Ok(Outcome::Updated(1))]);
-    assert_eq!(handle.shared.failing(), None);
+    assert_eq!((handle.shared.failing(), writer.metrics.store_failing.get()), (None, 0));
     assert_eq!(handle.shared.view().entries.keys().map(|key| &**key).collect::<Vec<_>>(), ["d"]);
 }
 
