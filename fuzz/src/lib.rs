@@ -5,7 +5,7 @@
 //! with the corpus, without any fuzzer.
 //!
 //! - [`codec`]: the decoders of `wire`, each by itself.
-//! - [`target`]: a whole target, and what up to twelve connections say to it.
+//! - [`mod@target`]: a whole target, and what up to twelve connections say to it.
 //! - [`host`]: a host's I/O queue and its admin queue, and what a target says to them.
 //! - [`auth_exchange`], [`segment_json`], [`http`]: what their names say.
 //! - [`record`]: inputs to begin with, from conversations of the real host with the real target.

@@ -1,7 +1,7 @@
 //! The target under attack: the input decides what hosts say on up to twelve connections, how it is split, when they
 //! leave, what storage answers, and how time passes.
 //!
-//! Checked throughout: what the target says is well-formed and answers something ([`line`]); files hold only what was
+//! Checked throughout: what the target says is well-formed and answers something ([`mod@line`]); files hold only what was
 //! written to them ([`files`]); memory is bounded; the target comes to rest. Checked at the end, when all hosts have gone:
 //! nothing is kept.
 
