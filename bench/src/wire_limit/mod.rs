@@ -76,6 +76,9 @@ pub(crate) struct WireLimitArgs {
     /// Directory of the server's file
     #[arg(long, default_value = "/dev/shm")]
     dir: PathBuf,
+    /// A file of at least 256 MiB that the server uses instead of making one; `write` overwrites what is in it
+    #[arg(long, conflicts_with = "dir")]
+    file: Option<PathBuf>,
     /// CPU that the client is pinned to
     #[arg(long, alias = "client-cpu", default_value_t = 1)]
     client_cpu: usize,

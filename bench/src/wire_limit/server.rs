@@ -3,7 +3,7 @@
 use super::units::{Units, send_units};
 use super::{Direction, FILE_BYTES, REPLY_BYTES, REQUEST_BYTES, Source, WireLimitArgs, pin_to};
 use crate::cpu::cpu_seconds;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::fcntl::OFlag;
 use nvferry_io::AlignedBuf;
 use std::fs::File;
@@ -53,12 +53,23 @@ pub(super) fn serve(args: &WireLimitArgs) -> Result<()> {
     Ok(())
 }
 
-/// Makes the file, with real data in it, and takes its name away at once, so that nothing can be left behind.
+/// Opens the file that was named; or makes one, with real data in it, and takes its name away at once, so that nothing
+/// can be left behind.
 fn prepare(args: &WireLimitArgs) -> Result<File> {
+    if let Some(path) = &args.file {
+        let mut options = File::options();
+        options.read(true).write(args.direction == Direction::Write).custom_flags(OFlag::O_DIRECT.bits());
+        let open = || options.open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (bytes, file) = open().with_context(|| format!("cannot open {} for Direct I/O", path.display()))?;
+        if bytes < FILE_BYTES {
+            bail!("{} has {bytes} bytes: name a file of at least {FILE_BYTES}", path.display());
+        }
+        return Ok(file);
+    }
     let named = tempfile::Builder::new()
         .prefix("wire-limit-")
         .make_in(&args.dir, |path| {
-            let mut options = std::fs::OpenOptions::new();
+            let mut options = File::options();
             options.read(true).write(true).create_new(true).mode(0o600).custom_flags(OFlag::O_DIRECT.bits()).open(path)
         })
         .with_context(|| format!("cannot make a file for Direct I/O in {}: choose with --dir", args.dir.display()))?;

@@ -284,6 +284,7 @@ impl<S: Stream> Connection<S> {
         let Some((buffer, pool)) = &mut slot.buffer else { return };
         if *pool == Pool::Capsule
             && let Ok(SglDescriptor::InCapsule { offset, .. }) = slot.sqe.sgl()
+            && offset > 0
         {
             // Checked against the capsule's data, which the buffer holds.
             let from = offset as usize;
