@@ -154,7 +154,7 @@ mod tests {
     }
 
     fn offered(size: u64) -> Vec<FileBufferDesc> {
-        vec![FileBufferDesc { id: FileBufferId(1), path: "/f".into(), size, align: 512, extra: Default::default() }]
+        vec![FileBufferDesc::new(FileBufferId(1), "/f", size, 512)]
     }
 
     #[test]

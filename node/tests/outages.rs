@@ -23,18 +23,14 @@ fn target(url: &str, dir: &Path, port: &str) -> Role {
     if !file.exists() {
         std::fs::File::create(&file).unwrap().set_len(FILE_BYTES as u64).unwrap();
     }
-    let file = file.to_str().unwrap();
-    Role::start(&mut nvferry(&[
-        "target",
-        "--metadata-server",
-        url,
-        "--server-name",
-        NAME,
-        "--trsvcid",
-        port,
-        "--file",
-        file,
-    ]))
+    target_of(url, port, &[&file])
+}
+
+/// A target with these files, in this order.
+fn target_of(url: &str, port: &str, files: &[&Path]) -> Role {
+    let mut args = vec!["target", "--metadata-server", url, "--server-name", NAME, "--trsvcid", port];
+    files.iter().for_each(|file| args.extend(["--file", file.to_str().unwrap()]));
+    Role::start(&mut nvferry(&args))
 }
 
 /// The port in its ready line.
@@ -236,6 +232,58 @@ fn p06_a_target_that_is_told_to_end_under_load_drains_in_time() {
             more(50);
         }
     });
+}
+
+/// Its files have other ids then: who has the segment open means what it had opened.
+#[test]
+fn p08_a_target_that_starts_again_with_its_files_exchanged_gives_nobody_the_wrong_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = metadata();
+    let url = service.word("http://");
+    let paths = ["one", "two", "three"].map(|name| dir.path().join(name));
+    let contents = [1, 2, 3].map(|byte| vec![byte; 1 << 20]);
+    paths.iter().zip(&contents).for_each(|(path, content)| std::fs::write(path, content).unwrap());
+    let [one, two, three] = paths.each_ref().map(|path| path.as_path());
+    let mut running = target_of(&url, "0", &[one, two, three]);
+    let port = port_of(&running);
+    let engine = host(&url);
+    let segment = engine.open_segment(NAME).unwrap();
+    let mut memory = engine.register_memory(vec![9; BLOCK]).unwrap();
+    let read = |file| Request::read(&memory, 0..BLOCK, segment, FileBufferId(file), 0);
+    (1..=3).for_each(|file| transfer(&engine, &read(file)).unwrap());
+
+    running.signal(Signal::SIGKILL);
+    running.end();
+    // They are on their way while it starts again, and before anybody has heard what it describes now.
+    let refused: Vec<_> = std::thread::scope(|scope| {
+        let (engine, memory) = (&engine, &memory);
+        let requests = [1, 2].map(FileBufferId).map(|file| {
+            [Request::write(memory, 0..BLOCK, segment, file, 0), Request::read(memory, 0..512, segment, file, 100)]
+        });
+        let threads: Vec<_> =
+            requests.into_iter().flatten().map(|request| scope.spawn(move || transfer(engine, &request))).collect();
+        running = target_of(&url, &port, &[two, one, three]);
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    // And these after that.
+    let later = [1, 2].map(|file| transfer(&engine, &Request::write(&memory, 0..512, segment, FileBufferId(file), 0)));
+    for refused in refused.into_iter().chain(later) {
+        let why = refused.unwrap_err();
+        assert!(why.contains("another file") && why.contains("open it anew"), "{why}");
+    }
+    transfer(&engine, &read(3)).unwrap();
+    for (path, content) in paths.iter().zip(&contents) {
+        assert!(std::fs::read(path).unwrap() == *content, "{} was changed", path.display());
+    }
+
+    // Until the caller says that it wants what is there now.
+    engine.sync_segment_cache(NAME).unwrap();
+    for (file, content) in [(1, &contents[1]), (2, &contents[0]), (3, &contents[2])] {
+        let request = Request::read(&memory, 0..BLOCK, segment, FileBufferId(file), 0);
+        transfer(&engine, &request).unwrap();
+        assert!(memory.bytes().unwrap() == &content[..BLOCK], "file {file}");
+    }
+    assert_eq!(running.stop(Signal::SIGTERM).0, 0);
 }
 
 /// Two processes: neither keeps anything of hosts that came and went.

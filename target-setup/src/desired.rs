@@ -202,7 +202,9 @@ impl NamespaceSpec {
     pub fn uuid(&self, subsystem: &Nqn) -> [u8; 16] {
         let mut name = subsystem.as_str().as_bytes().to_vec();
         name.extend_from_slice(&self.nsid.0.to_le_bytes());
-        name.extend_from_slice(self.path.as_os_str().as_encoded_bytes());
+        // A relative path names another file elsewhere.
+        let path = std::path::absolute(&self.path);
+        name.extend_from_slice(path.as_deref().unwrap_or(&self.path).as_os_str().as_encoded_bytes());
         let high = fnv1a_64(&name, FNV_BASIS);
         let mut uuid = [0; 16];
         uuid[..8].copy_from_slice(&high.to_be_bytes());

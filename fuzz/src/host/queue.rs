@@ -75,7 +75,8 @@ fn written(file: u32, at: u64) -> u8 {
 fn table(which: u8) -> Arc<NamespaceTable> {
     let presence = if which & 8 == 0 { Presence::Present } else { Presence::Awaited };
     let files = FILES.iter().zip(1..).filter(|&(_, nsid)| which >> (nsid - 1) & 1 == 0);
-    let entry = |(&(blocks, block_shift), nsid)| HostNamespace { nsid: Nsid(nsid), block_shift, blocks, presence };
+    let entry =
+        |(&(blocks, block_shift), nsid)| HostNamespace { nsid: Nsid(nsid), block_shift, blocks, nguid: None, presence };
     Arc::new(NamespaceTable::new(files.map(entry).collect()))
 }
 

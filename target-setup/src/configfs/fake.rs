@@ -184,9 +184,9 @@ impl State {
                 }
                 self.dir(path);
                 let uuid = "00000000-0000-0000-0000-000000000000";
-                let defaults =
-                    [("device_path", "(null)"), ("device_uuid", uuid), ("buffered_io", "0"), ("enable", "0")];
-                self.attributes(path, &defaults);
+                let names = [("device_uuid", uuid), ("device_nguid", uuid)];
+                self.attributes(path, &names);
+                self.attributes(path, &[("device_path", "(null)"), ("buffered_io", "0"), ("enable", "0")]);
             }
             ["ports", id] => {
                 id.parse::<u16>().map_err(|_| Errno::INVAL)?;
@@ -335,7 +335,7 @@ impl State {
                     "enable" => {}
                     "buffered_io" if enabled || !valid_bool => return Err(Errno::INVAL),
                     _ if enabled => return Err(Errno::BUSY),
-                    "device_uuid" if value.len() != 36 => return Err(Errno::INVAL),
+                    "device_uuid" | "device_nguid" if value.len() != 36 => return Err(Errno::INVAL),
                     _ => {}
                 }
             }

@@ -53,6 +53,8 @@ pub struct ObservedNamespace {
     pub device_path: String,
     /// How hosts recognise it.
     pub device_uuid: String,
+    /// The same, as Identify Namespace says it.
+    pub device_nguid: String,
     /// Whether I/O goes through the page cache.
     pub buffered_io: bool,
     /// Whether hosts see it.
@@ -114,6 +116,7 @@ impl Observed {
                 let namespace = ObservedNamespace {
                     device_path: get("device_path")?.unwrap_or_default(),
                     device_uuid: get("device_uuid")?.unwrap_or_default(),
+                    device_nguid: get("device_nguid")?.unwrap_or_default(),
                     buffered_io: get("buffered_io")?.is_some_and(|value| value == "1"),
                     enabled: get("enable")?.is_some_and(|value| value == "1"),
                 };

@@ -129,6 +129,7 @@ pub fn add_namespace(nqn: &Nqn, spec: &NamespaceSpec, known: Option<&ObservedNam
         Some(known) => {
             let same = known.device_path == device_path
                 && known.device_uuid.eq_ignore_ascii_case(&device_uuid)
+                && known.device_nguid.eq_ignore_ascii_case(&device_uuid)
                 && known.buffered_io == buffered_io;
             if same && known.enabled {
                 return steps;
@@ -140,6 +141,8 @@ pub fn add_namespace(nqn: &Nqn, spec: &NamespaceSpec, known: Option<&ObservedNam
         }
     }
     steps.push(Step::set(format!("{path}/device_path"), device_path));
+    // Hosts look at either; what Identify Namespace has is the NGUID.
+    steps.push(Step::set(format!("{path}/device_nguid"), device_uuid.clone()));
     steps.push(Step::set(format!("{path}/device_uuid"), device_uuid));
     steps.push(Step::set(format!("{path}/buffered_io"), if buffered_io { "1" } else { "0" }));
     steps.push(Step::set(format!("{path}/enable"), "1"));

@@ -90,7 +90,10 @@ fn a_target_is_set_up_as_described_and_taken_down_whole() {
     assert_eq!(machine.nvmet.list(&format!("{subsystem}/allowed_hosts")).unwrap().len(), 2);
     assert_eq!(get(&format!("{namespace}/device_path")), machine.file.path().to_str().unwrap());
     let uuid = nvferry_wire::HostId(machine.namespace().uuid(&Nqn::new(NQN).unwrap())).to_string();
-    assert_eq!(get(&format!("{namespace}/device_uuid")), uuid);
+    assert_eq!(
+        [get(&format!("{namespace}/device_uuid")), get(&format!("{namespace}/device_nguid"))],
+        [uuid.clone(), uuid]
+    );
     assert_eq!(
         (get(&format!("{namespace}/buffered_io")), get(&format!("{namespace}/enable"))),
         ("1".into(), "1".into())

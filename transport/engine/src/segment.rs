@@ -18,6 +18,10 @@ pub struct FileBufferDesc {
     /// Bytes that offsets and lengths are best multiples of.
     #[serde(default)]
     pub align: u64,
+    /// Names the file itself, whatever its id, in a form that the transport understands: another one under the same id is
+    /// another file. `None` where nothing is known of that.
+    #[serde(rename = "nguid", default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
     /// Fields that this version does not know.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -49,7 +53,23 @@ pub struct SegmentDesc {
 impl FileBufferDesc {
     /// A description without unknown fields. Sizes in bytes.
     pub fn new(id: FileBufferId, path: impl Into<String>, size: u64, align: u64) -> Self {
-        Self { id, path: path.into(), size, align, extra: Map::new() }
+        Self { id, path: path.into(), size, align, identity: None, extra: Map::new() }
+    }
+
+    /// The same, of a file that is known by this.
+    #[must_use]
+    pub fn with_identity(self, identity: impl Into<String>) -> Self {
+        Self { identity: Some(identity.into()), ..self }
+    }
+
+    /// Whether this can only be another file than `other`, which has the same id: as far as both say what they are, that
+    /// counts, and their paths where one does not.
+    #[must_use]
+    pub fn is_another_than(&self, other: &Self) -> bool {
+        match (&self.identity, &other.identity) {
+            (Some(own), Some(others)) => own != others,
+            _ => self.path != other.path,
+        }
     }
 }
 
@@ -144,13 +164,16 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    const NGUID: &str = "6f1f4c9e-0c5b-8a51-9d35-2f6f0f3b6c11";
+
     fn ours() -> SegmentDesc {
         let mut desc = SegmentDesc::new("10.0.0.7:8081", "nvmeof_generic");
         desc.timestamp = "2026-01-02 03:04:05.000006".into();
         let trid =
             json!({"trtype": "tcp", "adrfam": "ipv4", "traddr": "10.0.0.7", "trsvcid": "4420", "subnqn": "nqn.x"});
         desc.extra.insert("nvmeof_generic_trid".into(), trid);
-        desc.file_buffers.push(FileBufferDesc::new(FileBufferId(1), "/data/a.seg", 64 << 30, 4096));
+        desc.file_buffers
+            .push(FileBufferDesc::new(FileBufferId(1), "/data/a.seg", 64 << 30, 4096).with_identity(NGUID));
         desc
     }
 
@@ -160,10 +183,27 @@ mod tests {
             r#"{"name":"10.0.0.7:8081","protocol":"nvmeof_generic","tcp_data_port":0,"#,
             r#""timestamp":"2026-01-02 03:04:05.000006","#,
             r#""nvmeof_generic_trid":{"trtype":"tcp","adrfam":"ipv4","traddr":"10.0.0.7","trsvcid":"4420","subnqn":"nqn.x"},"#,
-            r#""file_buffers":[{"id":1,"path":"/data/a.seg","size":68719476736,"align":4096}]}"#
+            r#""file_buffers":[{"id":1,"path":"/data/a.seg","size":68719476736,"align":4096,"#,
+            r#""nguid":"6f1f4c9e-0c5b-8a51-9d35-2f6f0f3b6c11"}]}"#
         );
         assert_eq!(ours().to_json(), golden);
         assert_eq!(SegmentDesc::from_json(golden).unwrap(), ours());
+        // As the original writes it, and those before this field was.
+        let without = golden.replace(&format!(r#","nguid":"{NGUID}""#), "");
+        let read = SegmentDesc::from_json(&without).unwrap();
+        assert_eq!((read.file_buffers[0].identity.as_deref(), read.to_json()), (None, without));
+    }
+
+    #[test]
+    fn another_file_is_told_by_its_identity_or_else_by_its_path() {
+        let file = |path: &str, identity: Option<&str>| FileBufferDesc {
+            identity: identity.map(str::to_owned),
+            ..FileBufferDesc::new(FileBufferId(1), path, 1, 1)
+        };
+        let known = file("/a", Some(NGUID));
+        assert!(!file("./a", Some(NGUID)).is_another_than(&known));
+        assert!(file("/a", Some("other")).is_another_than(&known));
+        assert!(!file("/a", None).is_another_than(&known) && file("/b", None).is_another_than(&known));
     }
 
     #[test]

@@ -4,7 +4,7 @@ mod common;
 
 use common::{NAME, Script, builder, engine, eventually, secs};
 use nvferry_engine::metadata::memory::MemoryStore;
-use nvferry_engine::{ErrorKind, FileBufferId, MetadataStore, Request, SegmentDesc};
+use nvferry_engine::{ErrorKind, FileBufferDesc, FileBufferId, MetadataStore, Request, SegmentDesc};
 
 const KEY: &str = "mooncake/ram/127.0.0.1:8081";
 
@@ -78,7 +78,7 @@ fn changes_are_taken_over_without_asking_and_nonsense_is_not() {
     host.install_transport("scripted", None).unwrap();
     let segment = host.open_segment(NAME).unwrap();
     let files = || host.segment_desc(segment).unwrap().file_buffers.len();
-    let new_file = |id| nvferry_engine::FileBufferDesc::new(FileBufferId(id), "/x", 4096, 512);
+    let new_file = |id| FileBufferDesc::new(FileBufferId(id), "/x", 4096, 512);
     desc.file_buffers.push(new_file(1));
     put(&desc);
     eventually("the first change", || files() == 1);
@@ -93,6 +93,52 @@ fn changes_are_taken_over_without_asking_and_nonsense_is_not() {
     assert_eq!(host.sync_segment_cache(None).unwrap_err().kind(), ErrorKind::DeviceNotFound);
     assert_eq!(host.sync_segment_cache("other").unwrap_err().kind(), ErrorKind::DeviceNotFound);
     assert_eq!(files(), 2);
+}
+
+#[test]
+fn p08_what_is_another_file_by_now_is_refused_until_the_caller_says_that_it_wants_it() {
+    let (script, store) = (Script::new(), MemoryStore::new());
+    let describe = |files: &[(u32, &str, Option<&str>)]| {
+        let mut desc = SegmentDesc::new(NAME, "scripted");
+        desc.extra.insert("scripted_trid".into(), serde_json::json!({}));
+        for &(id, path, identity) in files {
+            let file = FileBufferDesc::new(FileBufferId(id), path, 4096, 512);
+            desc.file_buffers.push(FileBufferDesc { identity: identity.map(str::to_owned), ..file });
+            script.fill(FileBufferId(id), vec![0; 4096]);
+        }
+        store.put(KEY, &desc.to_json(), None, secs(1)).unwrap();
+    };
+    describe(&[(1, "/a", None), (2, "/b", Some("b")), (3, "/c", Some("c"))]);
+    let host = builder(&script, &store, "host").build().unwrap();
+    host.install_transport("scripted", None).unwrap();
+    let segment = host.open_segment(NAME).unwrap();
+    let memory = host.register_memory(vec![0; 512]).unwrap();
+    let write = |file| {
+        let batch = host.batch(1).unwrap();
+        batch.submit(&[Request::write(&memory, 0..512, segment, FileBufferId(file), 0)]).map(|_| batch.wait(secs(10)))
+    };
+    let path_of = |id| host.segment_desc(segment).unwrap().file(FileBufferId(id)).map(|file| file.path.clone());
+    // Its target starts again with other files under the ids, one after the other, and one that says now what it is.
+    describe(&[(1, "/a", Some("a"))]);
+    eventually("the first change", || path_of(2).is_none());
+    describe(&[(1, "/a", Some("a")), (2, "/c", Some("c")), (3, "/elsewhere/c", Some("c"))]);
+    eventually("the second change", || path_of(2).as_deref() == Some("/c"));
+    write(1).unwrap().unwrap();
+    write(3).unwrap().unwrap();
+    let refused = write(2).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::DeviceNotFound);
+    for words in ["file 2", NAME, "it was /b (b), and is /c (c) now", "open it anew"] {
+        assert!(refused.to_string().contains(words), "{refused}");
+    }
+    // A path alone tells as much, where nothing better is known.
+    describe(&[(1, "/z", None), (2, "/c", Some("c"))]);
+    eventually("the third change", || path_of(1).as_deref() == Some("/z"));
+    assert!(write(1).is_err() && write(2).is_err());
+    script.log();
+    host.sync_segment_cache(NAME).unwrap();
+    assert_eq!(script.log(), [format!("attach {NAME}").as_str(), "close"], "what is under way is for the old files");
+    write(1).unwrap().unwrap();
+    write(2).unwrap().unwrap();
 }
 
 #[test]

@@ -9,7 +9,7 @@ use nvferry_target::{
     AllowedHosts, NamespaceInfo, NamespaceSpec, NvmetOptions, NvmetTarget, TargetDriver, TargetError, TargetSpec,
     UserspaceOptions, UserspaceTarget,
 };
-use nvferry_wire::{Nqn, Nsid, TransportId};
+use nvferry_wire::{Nguid, Nqn, Nsid, TransportId};
 use parking_lot::Mutex;
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -100,7 +100,9 @@ impl Offer {
             }),
         };
         let info = info.map_err(|error| engine_error(&error))?;
-        Ok(FileBufferDesc::new(id, path.to_string_lossy(), info.size_bytes, info.block_bytes.into()))
+        let desc = FileBufferDesc::new(id, path.to_string_lossy(), info.size_bytes, info.block_bytes.into());
+        let nguid = Nguid::new(info.uuid).map(|nguid| nguid.to_string());
+        Ok(FileBufferDesc { identity: nguid, ..desc })
     }
 
     fn nvmet_options(&self) -> NvmetOptions {

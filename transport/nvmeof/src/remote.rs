@@ -2,9 +2,10 @@
 
 use crate::attachment::{Attachment, Latch};
 use crate::config::{HostSettings, KernelSettings, MAX_WORKERS, Settings};
+use crate::host::identity::described;
 use crate::host::kernel::session::{KernelHost, KernelTarget, no_thread};
 use crate::host::local::LocalFiles;
-use crate::host::userspace::control::{ControlHandle, ControlMessage, Destination};
+use crate::host::userspace::control::{ControlHandle, ControlMessage};
 use crate::host::userspace::session::worker_of;
 use crate::intake::split::{CutRules, cut};
 use crate::transport::userspace_destination;
@@ -104,15 +105,17 @@ impl Remote {
         attachment: Arc<Attachment>,
         pool: Arc<WorkerPool>,
         control: ControlHandle,
-        destination: Destination,
+        segment: &SegmentDesc,
         settings: HostSettings,
         deadline: Instant,
     ) -> Result<Self, EngineError> {
+        let destination = userspace_destination(segment)?;
         pool.order_all(|| Order::OpenRemote(Arc::clone(&attachment)));
         let (reply, answer) = sync_channel(1);
         control.send(ControlMessage::Attach {
             attachment: Arc::clone(&attachment),
             destination,
+            described: described(&segment.file_buffers),
             settings,
             pool: Arc::downgrade(&pool),
             reply,
@@ -296,7 +299,12 @@ impl RemoteSegment for Remote {
             Way::Userspace(control) => {
                 let (reply, answer) = sync_channel(1);
                 let destination = userspace_destination(segment)?;
-                control.send(ControlMessage::Update { id: self.attachment.id, destination, reply });
+                control.send(ControlMessage::Update {
+                    id: self.attachment.id,
+                    destination,
+                    described: described(&segment.file_buffers),
+                    reply,
+                });
                 wait(&answer, deadline, &self.attachment)
             }
             Way::Kernel { host, plan } => {

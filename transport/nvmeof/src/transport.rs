@@ -201,7 +201,7 @@ impl NvmeofTransport {
         let view = View { table: Arc::new(NamespaceTable::default()), max_transfer_bytes: u32::MAX, queues: 1 };
         let attachment = self.new_attachment(target, driver, view, host.pool.len());
         let control = host.control.handle().clone();
-        Remote::attach(attachment, host.pool, control, destination, self.settings.host.clone(), deadline)
+        Remote::attach(attachment, host.pool, control, segment, self.settings.host.clone(), deadline)
     }
 
     fn attach_kernel(

@@ -86,3 +86,118 @@ fn p01_without_a_target_requests_end_at_their_deadline() {
     assert!(failure.message.ends_with("connection refused"), "{failure:?}");
     assert!(!memory.is_leased());
 }
+
+/// Three files of one size, and a node that has them in this order.
+struct Three {
+    paths: [std::path::PathBuf; 3],
+    contents: [Vec<u8>; 3],
+    _dir: tempfile::TempDir,
+}
+
+impl Three {
+    fn new() -> Self {
+        let dir = temp_dir();
+        let contents = [1, 2, 3].map(|seed| pattern(1 << 20, seed));
+        let paths = [0, 1, 2].map(|i| make_file(dir.path(), &format!("file{i}"), &contents[i]));
+        Self { paths, contents, _dir: dir }
+    }
+
+    fn serve(&self, port: &str, order: [usize; 3]) -> Node {
+        let paths = order.map(|i| self.paths[i].as_path());
+        Node::serving_at("node", &format!("trtype=tcp traddr=127.0.0.1 trsvcid={port}"), &paths)
+    }
+
+    #[track_caller]
+    fn assert_untouched(&self) {
+        for (path, content) in self.paths.iter().zip(&self.contents) {
+            assert!(std::fs::read(path).unwrap() == *content, "{} was changed", path.display());
+        }
+    }
+}
+
+fn port_of(segment: &nvferry_engine::SegmentDesc) -> String {
+    segment.extra["nvmeof_generic_trid"]["trsvcid"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn p08_a_target_that_comes_back_with_its_files_exchanged_has_none_of_the_wrong_one_read_or_written() {
+    let three = Three::new();
+    let node = three.serve("0", [0, 1, 2]);
+    let segment = node.describe();
+    let port = port_of(&segment);
+    let host = Host::attach(NvmeofOptions::new(), &segment);
+    let files = [1, 2, 3].map(FileBufferId);
+    for (file, content) in files.iter().zip(&three.contents) {
+        assert_eq!(host.read(*file, 0, 4096).unwrap(), content[..4096]);
+    }
+    node.transport.uninstall(soon());
+
+    // These wait for the target: whole blocks, parts of blocks, reads.
+    let memory = RegisteredMemory::allocate(3 * 65_536);
+    let waiting: Vec<_> =
+        [Transfer::write(files[0], 65_536), Transfer::write(files[1], 7), Transfer::read(files[0], 0)]
+            .iter()
+            .zip(0..)
+            .map(|(transfer, at)| host.start(transfer, &memory, at * 65_536..(at + 1) * 65_536 - 512))
+            .collect();
+    let exchanged = three.serve(&port, [1, 0, 2]);
+    let ends: Vec<_> = waiting.into_iter().map(|request| host.ends.wait(request)).collect();
+    assert_eq!(host.read(files[2], 0, 4096).unwrap(), three.contents[2][..4096], "the third file is where it was");
+    for (end, at) in ends.into_iter().zip([0, 1, 0]) {
+        let failure = end.unwrap_err();
+        assert_eq!(failure.state, TransferState::Failed, "{failure:?}");
+        let [was, now] = [&node, &exchanged].map(|node| node.files[at].identity.as_deref().unwrap());
+        for words in ["another file in its place", was, now, "open it anew"] {
+            assert!(failure.message.contains(words), "{words} is not in {failure:?}");
+        }
+    }
+    host.write(files[0], 512, &[9; 512]).unwrap_err();
+    host.read(files[1], 0, 512).unwrap_err();
+    // Also when the description has followed: who has the segment open means the old files.
+    host.segment.update(&exchanged.describe(), soon()).unwrap();
+    host.write(files[0], 512, &[9; 512]).unwrap_err();
+    three.assert_untouched();
+
+    // Who opens it anew has what is there now.
+    let anew = Host::attach(NvmeofOptions::new(), &exchanged.describe());
+    assert_eq!(anew.read(files[0], 0, 4096).unwrap(), three.contents[1][..4096]);
+    assert_eq!(anew.read(files[1], 0, 4096).unwrap(), three.contents[0][..4096]);
+
+    // And when each file is again where it was, it is used again.
+    exchanged.transport.uninstall(soon());
+    let _right = three.serve(&port, [0, 1, 2]);
+    let deadline = soon();
+    let bytes = loop {
+        match host.read(files[0], 0, 4096) {
+            Ok(bytes) => break bytes,
+            Err(failure) => assert!(Instant::now() < deadline, "{failure:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    };
+    assert_eq!(bytes, three.contents[0][..4096]);
+    host.write(files[1], 512, &[9; 512]).unwrap();
+    assert_eq!(std::fs::read(&three.paths[1]).unwrap()[512..1024], [9; 512]);
+}
+
+#[test]
+fn p08_a_description_of_other_files_than_the_target_has_is_not_followed() {
+    let three = Three::new();
+    let node = three.serve("0", [0, 1, 2]);
+    let stale = node.describe();
+    node.transport.uninstall(soon());
+    let exchanged = three.serve(&port_of(&stale), [1, 0, 2]);
+    let host = Host::attach(NvmeofOptions::new(), &stale);
+    let [one, two, three_] = [1, 2, 3].map(FileBufferId);
+    for file in [one, two] {
+        let failure = host.write(file, 0, &[9; 4096]).unwrap_err();
+        assert!(failure.message.contains("another file in its place"), "{failure:?}");
+        host.read(file, 100, 300).unwrap_err();
+    }
+    assert_eq!(host.read(three_, 0, 4096).unwrap(), three.contents[2][..4096], "other files are none the worse for it");
+    three.assert_untouched();
+    // One that says nothing of what the files are is followed, as it was before such things were said.
+    let mut silent = exchanged.describe();
+    silent.file_buffers.iter_mut().for_each(|file| file.identity = None);
+    let host = Host::attach(NvmeofOptions::new(), &silent);
+    assert_eq!(host.read(one, 0, 4096).unwrap(), three.contents[1][..4096]);
+}

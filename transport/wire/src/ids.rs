@@ -92,6 +92,37 @@ impl fmt::Display for HostId {
     }
 }
 
+/// A namespace's globally unique identifier (NGUID; base specification 4.7.1.4): the same wherever and whenever it is
+/// offered, and never another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Nguid([u8; 16]);
+
+impl Nguid {
+    /// From the field's bytes; `None` for all zeroes, by which a controller says that it has none.
+    pub fn new(bytes: [u8; 16]) -> Option<Self> {
+        (bytes != [0; 16]).then_some(Self(bytes))
+    }
+
+    /// From 32 hexadecimal digits, with `-` between any of them or without; `None` for anything else, and for all zeroes.
+    pub fn from_text(text: &str) -> Option<Self> {
+        let (mut bytes, mut digits) = ([0_u8; 16], 0);
+        for digit in text.chars().filter(|&c| c != '-') {
+            let byte = bytes.get_mut(digits / 2)?;
+            // One hexadecimal digit, so 4 bits.
+            *byte = *byte << 4 | digit.to_digit(16)? as u8;
+            digits += 1;
+        }
+        if digits == 32 { Self::new(bytes) } else { None }
+    }
+}
+
+impl fmt::Display for Nguid {
+    /// Written as a UUID, as the kernel does.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_uuid(f, &self.0)
+    }
+}
+
 /// Writes 16 bytes in the groups of a UUID.
 pub(crate) fn write_uuid(f: &mut fmt::Formatter<'_>, bytes: &[u8; 16]) -> fmt::Result {
     for (i, byte) in bytes.iter().enumerate() {

@@ -38,7 +38,7 @@ pub mod trid;
 
 pub use cqe::Cqe;
 pub use error::WireError;
-pub use ids::{BlockCount, CommandId, ControllerId, HostId, Lba, Nsid, QueueId, TransferTag};
+pub use ids::{BlockCount, CommandId, ControllerId, HostId, Lba, Nguid, Nsid, QueueId, TransferTag};
 pub use nqn::Nqn;
 pub use sgl::SglDescriptor;
 pub use sqe::Sqe;

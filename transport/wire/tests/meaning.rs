@@ -103,6 +103,18 @@ fn data_units_are_thousands_of_sectors_rounded_up() {
 }
 
 #[test]
+fn an_nguid_is_written_as_a_uuid_and_read_in_any_grouping() {
+    let text = "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9";
+    let nguid = Nguid::from_text(text).unwrap();
+    assert_eq!(nguid.to_string(), text);
+    assert_eq!(Nguid::from_text(&text.replace('-', "").to_uppercase()), Some(nguid));
+    assert_eq!(Nguid::new([0; 16]), None);
+    for wrong in ["", "0a1b", &text[1..], &format!("{text}0"), &text.replace('0', "g"), &text.replace(|_| true, "0")] {
+        assert_eq!(Nguid::from_text(wrong), None, "{wrong}");
+    }
+}
+
+#[test]
 fn registers() {
     let cc = Cc::enabled();
     assert_eq!((cc.enable(), cc.iosqes(), cc.iocqes(), cc.css(), cc.ams(), cc.page_bytes()), (true, 6, 4, 0, 0, 4096));

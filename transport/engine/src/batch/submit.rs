@@ -8,7 +8,7 @@ use super::shared::Shared;
 use super::slot::About;
 use crate::deadline::Deadline;
 use crate::engine::Core;
-use crate::engine::segments::{OpenSegment, Snapshot};
+use crate::engine::segments::{OpenSegment, Refresh, Snapshot};
 use crate::error::{EngineError, ErrorKind};
 use crate::ids::{FileBufferId, SegmentId};
 use crate::memory::Memory;
@@ -129,6 +129,10 @@ impl Scratch {
             let why = format!("segment {}: {why}", segment.name());
             Refusal::Outdated(Arc::clone(segment), EngineError::new(ErrorKind::DeviceNotFound, why))
         };
+        if let Some(why) = snapshot.replaced(request.file) {
+            let why = format!("segment {}: {why}", segment.name());
+            return Err(Refusal::Final(EngineError::new(ErrorKind::DeviceNotFound, why)));
+        }
         let size = snapshot.size_of(request.file).ok_or_else(|| outdated("it has no such file"))?;
         let limits = snapshot.remote.file_limits(request.file);
         let limits = limits.ok_or_else(|| outdated("its description has the file, but its target does not"))?;
@@ -264,7 +268,7 @@ impl Intake<'_> {
             }
             refreshed.push(segment.id());
             let deadline = deadline.min(self.core.control_deadline());
-            self.core.refresh(&segment, true, deadline).map_err(|error| {
+            self.core.refresh(&segment, Refresh::Always, deadline).map_err(|error| {
                 let message = format!("{refusal}; and its description could not be refreshed: {error}");
                 EngineError::new(error.kind(), message)
             })?;

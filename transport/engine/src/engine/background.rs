@@ -2,6 +2,7 @@
 //! someone who looks at the clock. Both start when first needed, and sleep when there is nothing to do.
 
 use super::Core;
+use super::segments::Refresh;
 use crate::batch::shared::Shared;
 use crate::control_runtime::control_runtime;
 use crate::ids::SegmentId;
@@ -60,7 +61,7 @@ impl Refresher {
             if let Some(core) = core.upgrade()
                 && let Some(segment) = core.segments.get(id)
             {
-                match core.refresh(&segment, false, core.control_deadline()) {
+                match core.refresh(&segment, Refresh::IfChanged, core.control_deadline()) {
                     Ok(()) => tracing::debug!(segment = %segment.name(), "took over a newer description"),
                     Err(error) => tracing::debug!(segment = %segment.name(), %error, "kept the old description"),
                 }

@@ -28,7 +28,7 @@ use builder::{Times, TransferEngineBuilder};
 use nvferry_io::RegisteredMemory;
 use own::Own;
 use parking_lot::{Mutex, RwLock};
-use segments::Segments;
+use segments::{Refresh, Segments};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -351,7 +351,9 @@ impl TransferEngine {
         })
     }
 
-    /// Fetches the description of an open segment anew, or of all with `None`, and takes it over.
+    /// Fetches the description of an open segment anew, or of all with `None`, and takes it over, also where it has other
+    /// files under the ids that others had when the segment was opened. In that case the segment is attached anew, for
+    /// all who have it open, and what is under way in it is canceled.
     ///
     /// # Errors
     /// [`ErrorKind::DeviceNotFound`] when it is not open or not published any more; otherwise as
@@ -364,12 +366,12 @@ impl TransferEngine {
                 let segment = core.segments.by_name(name).ok_or_else(|| {
                     EngineError::new(ErrorKind::DeviceNotFound, format!("sync segment {name}: it is not open"))
                 })?;
-                core.refresh(&segment, true, deadline)
+                core.refresh(&segment, Refresh::Anew, deadline)
             }
             None => {
                 let mut result = Ok(());
                 for segment in core.segments.all() {
-                    let refreshed = core.refresh(&segment, true, deadline);
+                    let refreshed = core.refresh(&segment, Refresh::Anew, deadline);
                     result = result.and(refreshed);
                 }
                 result

@@ -2,17 +2,21 @@
 //!
 //! A description is fetched when a segment is opened, again when a request names a file that it does not have (P6),
 //! and whenever the metadata service says that it changed.
+//!
+//! Who has a segment open has chosen its files by what they were then. A target that starts again may describe others
+//! under their ids; requests for those are refused until the caller says that it wants what is there now: by
+//! `sync_segment_cache`, or by closing the segment and opening it anew.
 
 use super::Core;
 use crate::deadline::Deadline;
 use crate::error::{EngineError, ErrorKind};
 use crate::ids::{FileBufferId, SegmentId};
 use crate::metadata::Watch;
-use crate::segment::SegmentDesc;
+use crate::segment::{FileBufferDesc, SegmentDesc};
 use crate::transport::RemoteSegment;
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// One description, and what follows from it. Replaced as a whole.
@@ -22,22 +26,84 @@ pub(crate) struct Snapshot {
     pub(crate) remote: Arc<dyn RemoteSegment>,
     /// By id, each once.
     sizes: Vec<(FileBufferId, u64)>,
+    /// Files of which the description says by now that they are others, and how.
+    replaced: Vec<(FileBufferId, String)>,
     target: Box<str>,
 }
 
+/// How a description is fetched again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refresh {
+    /// It may have changed; if it has not, that was all.
+    IfChanged,
+    /// Its target is to be looked at in any case.
+    Always,
+    /// The caller asks for what is there now, whatever it was before.
+    Anew,
+}
+
+/// The most files of which it is remembered what they were, those included that are not described any more.
+const MAX_KNOWN: usize = 65_536;
+
+/// What the files of an open segment are, by id.
+#[derive(Default)]
+struct Known(BTreeMap<FileBufferId, FileBufferDesc>);
+
+impl Known {
+    /// Takes over what is new in a description, and tells which of its files are others than they were.
+    fn take(&mut self, desc: &SegmentDesc) -> Vec<(FileBufferId, String)> {
+        let mut replaced = Vec::new();
+        let mut seen = BTreeSet::new();
+        // Of several with one id, the first counts.
+        for file in desc.file_buffers.iter().filter(|file| seen.insert(file.id)) {
+            let known = self.0.entry(file.id).or_insert_with(|| file.clone());
+            if file.is_another_than(known) {
+                let what = |file: &FileBufferDesc| match &file.identity {
+                    Some(identity) => format!("{} ({identity})", file.path),
+                    None => file.path.clone(),
+                };
+                let why = format!(
+                    "it is another file than when the segment was opened: it was {}, and is {} now; to use what is there \
+                     now, synchronise the segment's description, or close the segment and open it anew",
+                    what(known),
+                    what(file)
+                );
+                replaced.push((file.id, why));
+            } else if known.identity.is_none() {
+                known.identity.clone_from(&file.identity);
+            }
+        }
+        if self.0.len() > MAX_KNOWN {
+            // Those that are not described any more can only come back as others if the target starts again.
+            self.0.retain(|id, _| desc.file(*id).is_some());
+        }
+        replaced
+    }
+}
+
 impl Snapshot {
-    fn new(desc: SegmentDesc, protocol: &'static str, remote: Arc<dyn RemoteSegment>) -> Arc<Self> {
+    fn new(
+        desc: SegmentDesc,
+        protocol: &'static str,
+        remote: Arc<dyn RemoteSegment>,
+        replaced: Vec<(FileBufferId, String)>,
+    ) -> Arc<Self> {
         let mut sizes: Vec<_> = desc.file_buffers.iter().map(|file| (file.id, file.size)).collect();
         sizes.sort_by_key(|(id, _)| *id);
         sizes.dedup_by_key(|(id, _)| *id);
         let target = remote.target().into_boxed_str();
-        Arc::new(Self { desc, protocol, remote, sizes, target })
+        Arc::new(Self { desc, protocol, remote, sizes, replaced, target })
     }
 
     /// The registered size of a file, in bytes.
     pub(crate) fn size_of(&self, file: FileBufferId) -> Option<u64> {
         let index = self.sizes.binary_search_by_key(&file, |(id, _)| *id).ok()?;
         Some(self.sizes[index].1)
+    }
+
+    /// Why requests for this file are refused, if it is another than when the segment was opened.
+    pub(crate) fn replaced(&self, file: FileBufferId) -> Option<&str> {
+        self.replaced.iter().find(|(id, _)| *id == file).map(|(_, why)| why.as_str())
     }
 }
 
@@ -47,7 +113,7 @@ pub(crate) struct OpenSegment {
     name: Arc<str>,
     current: RwLock<Arc<Snapshot>>,
     /// Held while a newer description is fetched and taken over.
-    refreshing: Mutex<()>,
+    refreshing: Mutex<Known>,
     watch: Mutex<Option<Watch>>,
 }
 
@@ -167,7 +233,7 @@ impl Core {
         let opened = self.attach(name, deadline);
         let mut table = self.segments.table.lock();
         self.segments.opened.notify_all();
-        let (snapshot, version) = match opened {
+        let (snapshot, known, version) = match opened {
             Ok(opened) => opened,
             Err(error) => {
                 table.by_name.remove(name);
@@ -178,7 +244,7 @@ impl Core {
             id,
             name: name.into(),
             current: RwLock::new(snapshot),
-            refreshing: Mutex::new(()),
+            refreshing: Mutex::new(known),
             watch: Mutex::new(None),
         });
         table.by_name.insert(name.to_owned(), Slot::Open { segment: Arc::clone(&segment), users: 1 });
@@ -188,11 +254,13 @@ impl Core {
         Ok(id)
     }
 
-    fn attach(&self, name: &str, deadline: Deadline) -> Result<(Arc<Snapshot>, Option<u64>), EngineError> {
+    fn attach(&self, name: &str, deadline: Deadline) -> Result<(Arc<Snapshot>, Known, Option<u64>), EngineError> {
         let (desc, version) = self.fetch(name, deadline)?;
         let transport = self.transport_for(&desc)?;
         let remote = transport.attach(&desc, deadline.instant())?;
-        Ok((Snapshot::new(desc, transport.protocol(), remote), version))
+        let mut known = Known::default();
+        let replaced = known.take(&desc);
+        Ok((Snapshot::new(desc, transport.protocol(), remote, replaced), known, version))
     }
 
     /// Reads a segment's description, and which version of it that is, from the metadata service.
@@ -213,27 +281,39 @@ impl Core {
         Ok((desc, published.version))
     }
 
-    /// Fetches a newer description and takes it over. Unless `always`, an unchanged one ends it there.
-    pub(crate) fn refresh(&self, segment: &OpenSegment, always: bool, deadline: Deadline) -> Result<(), EngineError> {
+    /// Fetches a newer description and takes it over.
+    pub(crate) fn refresh(&self, segment: &OpenSegment, how: Refresh, deadline: Deadline) -> Result<(), EngineError> {
         let name = &segment.name;
-        let Some(_turn) = segment.refreshing.try_lock_until(deadline.instant()) else {
+        let Some(mut known) = segment.refreshing.try_lock_until(deadline.instant()) else {
             let message = format!("segment {name}: another refresh of its description has not ended in time");
             return Err(EngineError::new(ErrorKind::Endpoint, message));
         };
         let (desc, _) = self.fetch(name, deadline)?;
         let current = segment.current();
-        if desc.says_the_same(&current.desc) && !always {
+        if desc.says_the_same(&current.desc) && how == Refresh::IfChanged {
             return Ok(());
         }
         let transport = self.transport_for(&desc)?;
-        let next = if transport.protocol() == current.protocol {
+        let mut replaced = known.take(&desc);
+        let is_anew = how == Refresh::Anew && !replaced.is_empty();
+        let next = if transport.protocol() == current.protocol && !is_anew {
             current.remote.update(&desc, deadline.instant())?;
-            Snapshot::new(desc, current.protocol, Arc::clone(&current.remote))
+            Snapshot::new(desc, current.protocol, Arc::clone(&current.remote), replaced)
         } else {
+            // What is under way is for the files that were.
             let remote = transport.attach(&desc, deadline.instant())?;
             current.remote.close(deadline.instant());
-            Snapshot::new(desc, transport.protocol(), remote)
+            if is_anew {
+                *known = Known::default();
+                replaced = known.take(&desc);
+            }
+            Snapshot::new(desc, transport.protocol(), remote, replaced)
         };
+        for (file, why) in &next.replaced {
+            if current.replaced(*file).is_none() {
+                tracing::warn!(segment = %name, file = file.0, why, "requests for a file are refused");
+            }
+        }
         *segment.current.write() = next;
         Ok(())
     }

@@ -20,7 +20,7 @@ use nvferry_engine::error::ErrorKind;
 use nvferry_engine::{EngineError, Failure, FileBufferDesc, FileBufferId, Operation, SegmentDesc, Slice};
 use nvferry_io::file::{FileKind, FileOptions};
 use nvferry_io::{BufferPool, IoBuf, IoCompletion, IoFile, IoKind, IoRequest};
-use nvferry_wire::Nsid;
+use nvferry_wire::{Nguid, Nsid};
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
@@ -48,6 +48,15 @@ struct LocalFile {
     tail: Option<Arc<IoFile>>,
     /// The kernel's NVMe device that it is.
     device: Option<KernelDevice>,
+}
+
+/// Why there is no device for a file.
+#[derive(Debug)]
+pub(crate) enum NoDevice {
+    /// It is not there, or cannot be used yet, in words.
+    Missing(String),
+    /// Its target has another file in its place, which had that NGUID and has this one.
+    Replaced { was: Nguid, now: Option<Nguid> },
 }
 
 /// The files of a segment on this machine.
@@ -99,7 +108,7 @@ impl LocalFiles {
     /// were there `before` and are not now are awaited; one that is here and cannot be used is left out, as is one that
     /// never came. Returns what is missing, and why.
     pub(crate) fn of_devices(
-        found: &[(FileBufferDesc, Result<KernelDevice, String>)],
+        found: Vec<(FileBufferDesc, Result<KernelDevice, NoDevice>)>,
         direct: bool,
         before: &Self,
     ) -> (Self, Vec<(FileBufferId, String)>) {
@@ -107,11 +116,11 @@ impl LocalFiles {
         let mut max_transfer_bytes = MAX_TRANSFER_BYTES;
         for (desc, device) in found {
             let known = before.files.get(&desc.id);
-            let file = device.clone().and_then(|device| match known {
+            let file = device.and_then(|device| match known {
                 Some(file) if file.device.as_ref() == Some(&device) && file.size_bytes == desc.size => {
                     Ok(Arc::clone(file))
                 }
-                _ => LocalFile::open_device(desc, device, direct).map(Arc::new),
+                _ => LocalFile::open_device(&desc, device, direct).map(Arc::new).map_err(NoDevice::Missing),
             });
             match file {
                 Ok(file) => {
@@ -120,10 +129,15 @@ impl LocalFiles {
                     max_transfer_bytes = max_transfer_bytes.min(most);
                     files.insert(desc.id, file);
                 }
-                Err(why) => {
+                Err(NoDevice::Missing(why)) => {
                     let was = before.table.get(desc.id);
                     namespaces.extend(was.map(|was| HostNamespace { presence: Presence::Awaited, ..*was }));
                     missing.push((desc.id, why));
+                }
+                Err(NoDevice::Replaced { was, now: nguid }) => {
+                    let (nsid, presence) = (Nsid(desc.id.0), Presence::Replaced { was });
+                    // Nothing is moved: what its blocks are like is of no account.
+                    namespaces.push(HostNamespace { nsid, block_shift: 0, blocks: desc.size, nguid, presence });
                 }
             }
         }
@@ -181,6 +195,7 @@ impl LocalFile {
             nsid: Nsid(id.0),
             block_shift: unit.trailing_zeros() as u8,
             blocks: self.size_bytes.div_ceil(u64::from(unit)),
+            nguid: self.device.as_ref().and_then(|device| device.nguid),
             presence: Presence::Present,
         }
     }
@@ -332,7 +347,7 @@ impl LocalDevice {
         begun_us: u32,
     ) -> Result<(), Job> {
         let Some(file) = self.files.files.get(&self.intake.lanes.get(lane).file).cloned() else {
-            let why = crate::intake::WITHDRAWN;
+            let why = crate::intake::lanes::WITHDRAWN;
             self.intake.fail_job(lane, job, || Failure::failed(why));
             return Ok(());
         };

@@ -1,7 +1,7 @@
 //! What the host knows of a target's namespaces.
 
 use nvferry_engine::FileBufferId;
-use nvferry_wire::Nsid;
+use nvferry_wire::{Nguid, Nsid};
 
 /// Whether a namespace can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +10,11 @@ pub enum Presence {
     Present,
     /// The target had it before the connection to it was lost, and has not offered it again yet: requests wait.
     Awaited,
+    /// The target has another file there than the one that this was, which had that NGUID: it is not used.
+    Replaced {
+        /// What it was.
+        was: Nguid,
+    },
 }
 
 /// More than any file has.
@@ -24,6 +29,8 @@ pub struct HostNamespace {
     pub block_shift: u8,
     /// Blocks that it has.
     pub blocks: u64,
+    /// Which file it is, where the target tells.
+    pub nguid: Option<Nguid>,
     /// Whether it can be used.
     pub presence: Presence,
 }
@@ -102,7 +109,7 @@ mod tests {
     use super::*;
 
     fn namespace(nsid: u32) -> HostNamespace {
-        HostNamespace { nsid: Nsid(nsid), block_shift: 9, blocks: 8, presence: Presence::Present }
+        HostNamespace { nsid: Nsid(nsid), block_shift: 9, blocks: 8, nguid: None, presence: Presence::Present }
     }
 
     fn table(nsids: &[u32]) -> NamespaceTable {

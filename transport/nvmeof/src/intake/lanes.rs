@@ -6,6 +6,7 @@
 use super::edges::EdgeId;
 use crate::host::namespaces::{HostNamespace, NamespaceTable, Presence};
 use nvferry_engine::{FileBufferId, Slice};
+use nvferry_wire::Nguid;
 use std::collections::{HashMap, VecDeque};
 
 /// Slots that a file may hold for each one that is free.
@@ -35,7 +36,29 @@ pub(crate) enum LaneState {
     Awaited(HostNamespace),
     /// The target withdrew it.
     Gone,
+    /// The target has another file in its place: what it was, and what it is now.
+    Replaced { was: Nguid, now: Option<Nguid> },
 }
+
+impl LaneState {
+    /// Why nothing can be done with the file any more, if that is so.
+    pub(crate) fn why_gone(&self) -> Option<String> {
+        match self {
+            Self::Present(_) | Self::Awaited(_) => None,
+            Self::Gone => Some(WITHDRAWN.to_owned()),
+            Self::Replaced { was, now } => {
+                let now = now.map_or_else(|| "another".to_owned(), |now| now.to_string());
+                Some(format!(
+                    "the target has another file in its place now: the namespace's NGUID was {was}, and is {now}; to use \
+                     what is there now, close the segment and open it anew"
+                ))
+            }
+        }
+    }
+}
+
+/// Why requests for a file that is gone fail.
+pub(crate) const WITHDRAWN: &str = "the target has withdrawn this file";
 
 /// One file.
 #[derive(Debug)]
@@ -176,10 +199,11 @@ impl Lanes {
 }
 
 fn state_of(namespace: Option<&HostNamespace>) -> LaneState {
-    match namespace {
-        Some(namespace) if namespace.presence == Presence::Awaited => LaneState::Awaited(*namespace),
-        Some(namespace) => LaneState::Present(*namespace),
-        None => LaneState::Gone,
+    let Some(namespace) = namespace else { return LaneState::Gone };
+    match namespace.presence {
+        Presence::Present => LaneState::Present(*namespace),
+        Presence::Awaited => LaneState::Awaited(*namespace),
+        Presence::Replaced { was } => LaneState::Replaced { was, now: namespace.nguid },
     }
 }
 
@@ -194,7 +218,7 @@ mod tests {
 
     fn lanes(files: u32) -> (Lanes, Vec<LaneId>) {
         let presence = Presence::Present;
-        let entry = |file| HostNamespace { nsid: Nsid(file), block_shift: 9, blocks: 1, presence };
+        let entry = |file| HostNamespace { nsid: Nsid(file), block_shift: 9, blocks: 1, nguid: None, presence };
         let table = NamespaceTable::new((1..=files).map(entry).collect());
         let mut lanes = Lanes::default();
         let ids = (1..=files).map(|file| lanes.find(FileBufferId(file), &table).unwrap()).collect();

@@ -81,9 +81,9 @@ impl Intake {
         let Some(lane) = self.lanes.find(slice.file, &self.table) else {
             return self.fail(slice, "the target does not offer this file");
         };
-        let namespace = match self.lanes.get(lane).state {
-            LaneState::Present(namespace) | LaneState::Awaited(namespace) => namespace,
-            LaneState::Gone => return self.fail(slice, WITHDRAWN),
+        let state = self.lanes.get(lane).state;
+        let (LaneState::Present(namespace) | LaneState::Awaited(namespace)) = state else {
+            return self.fail(slice, state.why_gone().unwrap_or_default());
         };
         let end = slice.offset.checked_add(slice.len() as u64);
         if end.is_none_or(|end| end > namespace.capacity_bytes()) {
@@ -119,8 +119,11 @@ impl Intake {
     /// The next job that may have one of `free` slots, with its file. What cannot be done any more ends instead.
     pub(crate) fn next_job(&mut self, free: usize, now: Instant) -> Option<(LaneId, HostNamespace, Job)> {
         while let Some((lane, job)) = self.lanes.next(free) {
-            let LaneState::Present(namespace) = self.lanes.get(lane).state else {
-                self.fail_job(lane, job, || Failure::failed(WITHDRAWN));
+            let state = self.lanes.get(lane).state;
+            let LaneState::Present(namespace) = state else {
+                // What is awaited takes no slot.
+                let why = state.why_gone().unwrap_or_default();
+                self.fail_job(lane, job, || Failure::failed(why.as_str()));
                 continue;
             };
             match job {
@@ -172,9 +175,9 @@ impl Intake {
         self.lanes.update(&table);
         self.table = table;
         for id in self.lanes.ids() {
-            if self.lanes.get(id).state == LaneState::Gone {
+            if let Some(why) = self.lanes.get(id).state.why_gone() {
                 for job in self.lanes.drain(id) {
-                    self.fail_job(id, job, || Failure::failed(WITHDRAWN));
+                    self.fail_job(id, job, || Failure::failed(why.as_str()));
                 }
             }
         }
@@ -354,6 +357,3 @@ impl Intake {
         }
     }
 }
-
-/// Why requests for a file that is gone fail.
-pub(crate) const WITHDRAWN: &str = "the target has withdrawn this file";

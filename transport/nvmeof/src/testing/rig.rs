@@ -29,7 +29,8 @@ pub(crate) struct Rig {
 }
 
 pub(crate) fn table(files: u32) -> Arc<NamespaceTable> {
-    let entry = |file| HostNamespace { nsid: Nsid(file), block_shift: 9, blocks: BLOCKS, presence: Presence::Present };
+    let (blocks, presence) = (BLOCKS, Presence::Present);
+    let entry = |file| HostNamespace { nsid: Nsid(file), block_shift: 9, blocks, nguid: None, presence };
     Arc::new(NamespaceTable::new((1..=files).map(entry).collect()))
 }
 

@@ -13,7 +13,8 @@ use super::doorbell::Doorbell;
 use super::fabrics::Fabrics;
 use super::sysfs::Sysfs;
 use crate::attachment::{Attachment, Latch};
-use crate::host::local::LocalFiles;
+use crate::host::identity::{Identities, described};
+use crate::host::local::{LocalFiles, NoDevice};
 use crate::host::userspace::control::Reply;
 use crate::status::ConnectionState;
 use crate::worker::{Order, WeakPool};
@@ -89,12 +90,15 @@ impl KernelHost {
             pool.order_all(|| Order::OpenLocal(Arc::clone(&attachment), Arc::clone(&current)));
         }
         let now = Instant::now();
+        let mut identities = Identities::default();
+        identities.learn(&described(&files));
         let session = Session {
             attachment,
             bell: Arc::clone(&host.bell),
             pool,
             target,
             files,
+            identities,
             retained: Vec::new(),
             grace_until: now,
             replies: vec![reply],
@@ -138,6 +142,7 @@ struct Session {
     pool: WeakPool,
     target: KernelTarget,
     files: Vec<FileBufferDesc>,
+    identities: Identities,
     /// Files that a target which may have restarted does not describe any more, or not yet.
     retained: Vec<FileBufferDesc>,
     /// Until when such files are awaited.
@@ -196,6 +201,7 @@ impl Session {
         }
         let controller = self.connection.as_ref().and_then(|connection| connection.controller(&self.target.sysfs));
         self.is_lost |= self.was_up && !controller.is_some_and(|controller| controller.is_live());
+        self.identities.learn(&described(&files));
         let before = std::mem::replace(&mut self.files, files);
         if self.is_lost || now < self.grace_until {
             self.retained.extend(before);
@@ -284,12 +290,31 @@ impl Session {
 
     /// Looks for the files' devices, opens new ones, and tells the workers of any change.
     fn find_devices(&mut self, sysfs: &Sysfs) {
-        let device = |desc: &FileBufferDesc| match &self.connection {
-            Some(connection) => sysfs.device(&connection.name, Nsid(desc.id.0)),
-            None => Err("the target is not connected".to_owned()),
+        let connection = self.connection.as_ref().map(|connection| connection.name.as_str());
+        let identities = &mut self.identities;
+        let mut device = |desc: &FileBufferDesc| {
+            let nsid = Nsid(desc.id.0);
+            let device = match connection {
+                Some(connection) => sysfs.device(connection, nsid).map_err(NoDevice::Missing)?,
+                None => return Err(NoDevice::Missing("the target is not connected".to_owned())),
+            };
+            match identities.replaced(nsid, device.nguid) {
+                Some(was) => Err(NoDevice::Replaced { was, now: device.nguid }),
+                None => Ok(device),
+            }
         };
         let found: Vec<_> = self.files.iter().chain(&self.retained).map(|desc| (desc.clone(), device(desc))).collect();
-        let (files, missing) = LocalFiles::of_devices(&found, self.target.direct, &self.current);
+        for (desc, device) in &found {
+            if let Err(NoDevice::Replaced { was, now: Some(now) }) = device
+                && self.current.table.get(desc.id).is_none_or(|known| known.nguid != Some(*now))
+            {
+                tracing::warn!(
+                    target: "nvferry::host", target = %self.attachment.target, file = desc.id.0, %was, %now,
+                    "the target has another file there than it had: requests for it are refused"
+                );
+            }
+        }
+        let (files, missing) = LocalFiles::of_devices(found, self.target.direct, &self.current);
         if missing != self.missing {
             for (id, why) in &missing {
                 tracing::debug!(target: "nvferry::host", file = id.0, why, "a kernel device is missing");

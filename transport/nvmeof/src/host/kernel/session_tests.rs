@@ -90,8 +90,7 @@ impl Bench {
 
     fn describe(&mut self, id: u32) {
         let path = format!("/data/{id}");
-        let (size, align, extra) = (SIZE, 0, Default::default());
-        self.segment.file_buffers.push(FileBufferDesc { id: FileBufferId(id), path, size, align, extra });
+        self.segment.file_buffers.push(FileBufferDesc::new(FileBufferId(id), path, SIZE, 0));
     }
 
     fn calls(&self) -> usize {
@@ -372,6 +371,57 @@ fn p08_a_restarted_target_that_describes_its_files_one_by_one_loses_none() {
     until("the request's end", || !outcomes.ended().is_empty());
     assert_eq!(outcomes.ended()[0].1, Ok(()));
     assert_eq!(remote.attachment().status().totals.reconnects, 1);
+}
+
+#[test]
+fn p08_a_device_that_comes_back_as_another_file_is_not_used_until_it_is_the_right_one_again() {
+    let [right, wrong] = ["11111111-0000-8000-8000-000000000001", "22222222-0000-8000-8000-000000000002"];
+    for described in [true, false] {
+        let script: Script = Box::new(move |tree, request, call| {
+            let name = appear(tree, &format!("nvme{call}"), request);
+            tree.namespace(&name, &format!("nvme{call}c{call}n1"), 1, &format!("nvme{call}n1"), SIZE);
+            // As the kernel shows it: the first and the third time it is the right one.
+            tree.write(&format!("sys/block/nvme{call}n1/nguid"), if call == 2 { wrong } else { right });
+            Ok(name)
+        });
+        let mut bench = Bench::new(&format!("another-file-{described}"), &[1], script);
+        if described {
+            bench.segment.file_buffers[0].identity = Some(right.to_owned());
+        }
+        let remote = bench.attach(PATIENCE).unwrap();
+        move_one(&remote, Operation::Write, 1, &memory(512)).unwrap();
+        for (call, is_right) in [(1, false), (2, true)] {
+            // The kernel gives the controller up, and with it the device.
+            bench.tree.remove(&format!("sys/block/nvme{call}n1"));
+            bench.tree.remove(&format!("sys/class/nvme/nvme{call}"));
+            bench.tree.remove(&format!("dev/nvme{call}n1"));
+            until("the reconnect", || remote.attachment().status().totals.reconnects == call);
+            let moved = move_one(&remote, Operation::Write, 1, &RegisteredMemory::from(vec![7; 512]));
+            let now = std::fs::read(bench.tree.path(&format!("dev/nvme{}n1", call + 1))).unwrap();
+            assert_eq!((moved.is_ok(), now[512] == 7), (is_right, is_right), "{moved:?}");
+            if let Err(failure) = moved {
+                for words in ["another file in its place", right, wrong] {
+                    assert!(failure.message.contains(words), "{failure:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn p08_a_device_that_is_not_the_file_that_is_described_is_refused_and_waited_for_by_nobody() {
+    let script: Script = Box::new(|tree, request, _| {
+        let name = appear(tree, "nvme0", request);
+        tree.namespace(&name, "nvme0c0n1", 1, "nvme0n1", SIZE);
+        tree.write("sys/block/nvme0n1/nguid", "22222222-0000-8000-8000-000000000002");
+        Ok(name)
+    });
+    let mut bench = Bench::new("not-described", &[1], script);
+    bench.segment.file_buffers[0].identity = Some("11111111-0000-8000-8000-000000000001".to_owned());
+    let remote = bench.attach(PATIENCE).unwrap();
+    let failure = move_one(&remote, Operation::Read, 1, &memory(512)).unwrap_err();
+    assert!(failure.message.contains("another file in its place"), "{failure:?}");
+    assert_eq!(remote.attachment().status().state, ConnectionState::Connected);
 }
 
 #[test]

@@ -8,7 +8,7 @@
 //! is *not* the namespace id, which is in the attribute `nsid`.
 
 use nvferry_auth::Secret;
-use nvferry_wire::Nsid;
+use nvferry_wire::{Nguid, Nsid};
 use std::fs::Permissions;
 use std::io;
 use std::net::IpAddr;
@@ -68,6 +68,8 @@ pub(crate) struct KernelDevice {
     /// Differs for a device that was removed and made again, also where the name is the same.
     pub(crate) incarnation: u64,
     pub(crate) size_bytes: u64,
+    /// Which file it is, where its target tells.
+    pub(crate) nguid: Option<Nguid>,
     /// The longest operation that the device takes as one.
     pub(crate) max_transfer_bytes: u32,
 }
@@ -203,7 +205,8 @@ impl Sysfs {
         }
         let limit = ["queue/max_sectors_kb", "queue/max_hw_sectors_kb"].into_iter().filter_map(number).min();
         let max_transfer_bytes = limit.map_or(u32::MAX, |kib| u32::try_from(kib << 10).unwrap_or(u32::MAX));
-        Ok(KernelDevice { path, number: expected, incarnation, size_bytes, max_transfer_bytes })
+        let nguid = read_attribute(&dir.join("nguid")).and_then(|text| Nguid::from_text(&text));
+        Ok(KernelDevice { path, number: expected, incarnation, size_bytes, nguid, max_transfer_bytes })
     }
 
     /// Has the kernel look for new namespaces. It does so by itself when the target announces them.

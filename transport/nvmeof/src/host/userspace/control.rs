@@ -7,6 +7,7 @@ use super::link::LinkError;
 use super::session::Session;
 use crate::attachment::{Attachment, AttachmentId, Latch};
 use crate::config::HostSettings;
+use crate::host::identity::Described;
 use crate::worker::WeakPool;
 use nvferry_engine::EngineError;
 use nvferry_io::poller::{Event, Events, Poller, Sleeper, Waker};
@@ -40,12 +41,14 @@ pub(crate) enum ControlMessage {
     Attach {
         attachment: Arc<Attachment>,
         destination: Destination,
+        /// Which files its namespaces are.
+        described: Described,
         settings: HostSettings,
         pool: WeakPool,
         reply: Reply,
     },
     /// The target is there now. Answered when it is connected, and its namespaces have been looked at.
-    Update { id: AttachmentId, destination: Destination, reply: Reply },
+    Update { id: AttachmentId, destination: Destination, described: Described, reply: Reply },
     /// A file was asked for that is not known: look again.
     Rescan { id: AttachmentId },
     /// A worker has slices and no I/O queue.
@@ -172,12 +175,13 @@ impl ControlLoop {
 
     fn act(&mut self, message: ControlMessage, now: Instant) {
         match message {
-            ControlMessage::Attach { attachment, destination, settings, pool, reply } => {
+            ControlMessage::Attach { attachment, destination, described, settings, pool, reply } => {
                 let id = attachment.id;
-                self.sessions.insert(id, Session::new(attachment, destination, settings, pool, reply, now));
+                let session = Session::new(attachment, destination, &described, settings, pool, reply, now);
+                self.sessions.insert(id, session);
             }
-            ControlMessage::Update { id, destination, reply } => match self.sessions.get_mut(&id) {
-                Some(session) => session.update(destination, reply, now),
+            ControlMessage::Update { id, destination, described, reply } => match self.sessions.get_mut(&id) {
+                Some(session) => session.update(destination, &described, reply, now),
                 // The caller sees that nobody answers.
                 None => drop(reply),
             },

@@ -10,7 +10,8 @@ use super::queue_pair::backoff;
 use super::socket::{HostSocket, Progress};
 use crate::attachment::{Attachment, Latch};
 use crate::config::HostSettings;
-use crate::host::namespaces::{HostNamespace, NamespaceTable};
+use crate::host::identity::{Described, Identities};
+use crate::host::namespaces::{HostNamespace, NamespaceTable, Presence};
 use crate::status::ConnectionState;
 use crate::worker::{Order, WeakPool};
 use nvferry_engine::EngineError;
@@ -68,6 +69,7 @@ pub(super) struct Session {
     controller: Controller,
     socket: HostSocket,
     association: Option<Association>,
+    identities: Identities,
     /// The next list of namespaces is the first of its association.
     first_scan: bool,
     failures: u8,
@@ -83,11 +85,14 @@ impl Session {
     pub(super) fn new(
         attachment: Arc<Attachment>,
         destination: Destination,
+        described: &Described,
         settings: HostSettings,
         pool: WeakPool,
         reply: Reply,
         now: Instant,
     ) -> Self {
+        let mut identities = Identities::default();
+        identities.learn(described);
         let workers = pool.upgrade().map_or(0, |pool| pool.len());
         let controller = Controller::new(settings.clone(), destination.subnqn.clone(), workers as u32, now);
         Self {
@@ -98,6 +103,7 @@ impl Session {
             controller,
             socket: HostSocket::default(),
             association: None,
+            identities,
             first_scan: true,
             failures: 0,
             retry_at: Some(now),
@@ -224,7 +230,8 @@ impl Session {
     }
 
     /// The namespaces are known.
-    fn scanned(&mut self, namespaces: Vec<HostNamespace>, ticket: u64, now: Instant) {
+    fn scanned(&mut self, mut namespaces: Vec<HostNamespace>, ticket: u64, now: Instant) {
+        self.identities.check(&mut namespaces);
         let fresh = NamespaceTable::new(namespaces);
         let before = self.attachment.view().table;
         let first = std::mem::replace(&mut self.first_scan, false);
@@ -237,6 +244,16 @@ impl Session {
         if table != *before {
             let table = Arc::new(table);
             tracing::debug!(target: "nvferry::host", peer = %self.attachment.target, files = table.iter().count(), "namespaces");
+            let is_new = |entry: &&HostNamespace| !before.iter().any(|known| known == *entry);
+            for entry in table.iter().filter(is_new) {
+                if let Presence::Replaced { was } = entry.presence {
+                    let now = entry.nguid.map(|nguid| nguid.to_string());
+                    tracing::warn!(
+                        target: "nvferry::host", peer = %self.attachment.target, nsid = entry.nsid.0, %was, now,
+                        "the target has another file there than it had: requests for it are refused"
+                    );
+                }
+            }
             self.attachment.change_view(|view| view.table = Arc::clone(&table));
             let id = self.attachment.id;
             self.order_all(|| Order::Namespaces { id, table: Arc::clone(&table) });
@@ -313,7 +330,8 @@ impl Session {
     }
 
     /// The target is there now.
-    pub(super) fn update(&mut self, destination: Destination, reply: Reply, now: Instant) {
+    pub(super) fn update(&mut self, destination: Destination, described: &Described, reply: Reply, now: Instant) {
+        self.identities.learn(described);
         if destination != self.destination {
             tracing::info!(target: "nvferry::host", peer = %self.attachment.target, to = %destination.address, "the target moved");
             let subnqn = destination.subnqn.clone();

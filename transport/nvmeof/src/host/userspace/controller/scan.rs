@@ -4,7 +4,7 @@
 use super::steps::FIRST_NSID;
 use crate::host::namespaces::{HostNamespace, Presence};
 use nvferry_wire::identify::{IdentifyNamespace, NSID_LIST_ENTRIES, nsid_list};
-use nvferry_wire::{Nsid, WireError};
+use nvferry_wire::{Nguid, Nsid, WireError};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Identify commands under way at once.
@@ -134,6 +134,7 @@ fn usable(nsid: Nsid, namespace: &IdentifyNamespace) -> Option<HostNamespace> {
         nsid,
         block_shift: format.lbads,
         blocks: namespace.nsze,
+        nguid: Nguid::new(namespace.nguid),
         presence: Presence::Present,
     })
 }
