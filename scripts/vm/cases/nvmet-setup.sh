@@ -38,6 +38,7 @@ for options in '--direct on' '--direct off'; do
     connect "$nqn" 4420
     device "$nqn" 1
     eq 'the uuid' "$(cat "/sys/block/${device##*/}/uuid")" "$(attribute "subsystems/$nqn/namespaces/1/device_uuid")"
+    eq 'the nguid' "$(cat "/sys/block/${device##*/}/nguid")" "$(attribute "subsystems/$nqn/namespaces/1/device_nguid")"
     checked_io "$device"
     same_bytes "$device" "$a" 8
     disconnect "$nqn"
