@@ -368,9 +368,9 @@ fn what_is_as_desired_needs_no_step_and_what_is_not_needs_few() {
     assert_eq!(text[0], format!("unlink subsystems/{NQN}/allowed_hosts/nqn.2020-01.org.example:h0"));
     assert_eq!(text[2], format!("set    subsystems/{NQN}/attr_allow_any_host = 1"));
     assert_eq!(text[3], format!("set    {namespace}/enable = 0"));
-    assert_eq!(text[6], format!("set    {namespace}/buffered_io = 0"));
-    assert_eq!(text[7], format!("set    {namespace}/enable = 1"));
-    assert_eq!(text.len(), 8, "{text:#?}");
+    assert_eq!(text[7], format!("set    {namespace}/buffered_io = 0"));
+    assert_eq!(text[8], format!("set    {namespace}/enable = 1"));
+    assert_eq!(text.len(), 9, "{text:#?}");
     drop(target);
 }
 
