@@ -10,6 +10,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The alignment that suits every device and file system met so far, in bytes.
 pub const PAGE_BYTES: usize = 4096;
@@ -108,21 +109,43 @@ enum Owner {
     Caller,
 }
 
-struct Region {
+/// Memory from this size on is leased by many threads at once, most likely.
+const SHARED_BYTES: usize = 1 << 20;
+/// Places where leases of such memory are counted.
+const PLACES: usize = 16;
+
+/// Where leases of memory are counted, alone on its cache lines: threads that each count in a place of their own do not wait
+/// for each other.
+#[repr(align(128))]
+struct Leases {
     start: NonNull<u8>,
-    len: usize,
-    _owner: Owner,
+    _owner: Arc<Owner>,
 }
 
-// SAFETY: a region only hands out raw copies and addresses; exclusive access needs the sole `Arc`.
-unsafe impl Send for Region {}
+// SAFETY: it only hands out raw copies and addresses; exclusive access needs the sole `Arc` of all places.
+unsafe impl Send for Leases {}
 // SAFETY: as above.
-unsafe impl Sync for Region {}
+unsafe impl Sync for Leases {}
+
+/// A number for each thread that asks, counted from 0.
+fn this_thread() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static THREAD: usize = NEXT.fetch_add(1, Ordering::Relaxed));
+    THREAD.with(|thread| *thread)
+}
 
 /// Memory that transfers may read and write. One owner holds it; transfers lease slices of it.
 pub struct RegisteredMemory {
-    region: Arc<Region>,
+    start: NonNull<u8>,
+    len: usize,
+    /// At least one.
+    places: Box<[Arc<Leases>]>,
 }
+
+// SAFETY: as of `Leases`: bytes are given out to whoever holds `&mut`, and only while nothing is leased.
+unsafe impl Send for RegisteredMemory {}
+// SAFETY: as above.
+unsafe impl Sync for RegisteredMemory {}
 
 impl RegisteredMemory {
     /// Allocates zeroed, page-aligned memory.
@@ -138,25 +161,32 @@ impl RegisteredMemory {
     /// are gone, and nothing may hold Rust references to these bytes while transfers use them.
     #[must_use]
     pub unsafe fn from_raw(start: NonNull<u8>, len: usize) -> Self {
-        Self { region: Arc::new(Region { start, len, _owner: Owner::Caller }) }
+        Self::new(start, len, Owner::Caller)
+    }
+
+    fn new(start: NonNull<u8>, len: usize, owner: Owner) -> Self {
+        let owner = Arc::new(owner);
+        let leases = || Arc::new(Leases { start, _owner: Arc::clone(&owner) });
+        let places = if len >= SHARED_BYTES { PLACES } else { 1 };
+        Self { start, len, places: (0..places).map(|_| leases()).collect() }
     }
 
     /// Bytes there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.region.len
+        self.len
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.region.len == 0
+        self.len == 0
     }
 
     /// The address of the first byte, as a number.
     #[must_use]
     pub fn address(&self) -> usize {
-        self.region.start.as_ptr() as usize
+        self.start.as_ptr() as usize
     }
 
     /// The bytes, for the caller alone.
@@ -164,16 +194,19 @@ impl RegisteredMemory {
     /// # Errors
     /// [`MemoryError::Leased`] while a transfer still uses any part.
     pub fn bytes(&mut self) -> Result<&mut [u8], MemoryError> {
-        let region = Arc::get_mut(&mut self.region).ok_or(MemoryError::Leased)?;
-        // SAFETY: the region owns (or its maker vouches for) `len` bytes at `start`; `get_mut` proved that no
+        // One place after the other: what has none leased stays so, as new leases need `&self` or a lease of that place.
+        if !self.places.iter_mut().all(|place| Arc::get_mut(place).is_some()) {
+            return Err(MemoryError::Leased);
+        }
+        // SAFETY: the owner has (or the memory's maker vouches for) `len` bytes at `start`; `get_mut` proved that no
         // slice exists, and `&mut self` keeps new ones from being leased while the reference lives.
-        Ok(unsafe { std::slice::from_raw_parts_mut(region.start.as_ptr(), region.len) })
+        Ok(unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) })
     }
 
     /// Whether a transfer still uses any part.
     #[must_use]
     pub fn is_leased(&self) -> bool {
-        Arc::strong_count(&self.region) > 1
+        self.places.iter().any(|place| Arc::strong_count(place) > 1)
     }
 
     /// Leases a range to a transfer.
@@ -181,17 +214,19 @@ impl RegisteredMemory {
     /// # Errors
     /// [`MemoryError::OutOfRange`] when the range is not inside.
     pub fn lease(&self, range: Range<usize>) -> Result<MemSlice, MemoryError> {
-        if range.start > range.end || range.end > self.region.len {
-            return Err(MemoryError::OutOfRange { start: range.start, end: range.end, len: self.region.len });
+        if range.start > range.end || range.end > self.len {
+            return Err(MemoryError::OutOfRange { start: range.start, end: range.end, len: self.len });
         }
-        Ok(MemSlice { region: Arc::clone(&self.region), offset: range.start, len: range.end - range.start })
+        let place = if self.places.len() == 1 { 0 } else { this_thread() % self.places.len() };
+        let leases = Arc::clone(&self.places[place]);
+        Ok(MemSlice { leases, offset: range.start, len: range.end - range.start })
     }
 }
 
 impl From<AlignedBuf> for RegisteredMemory {
     fn from(buffer: AlignedBuf) -> Self {
         let (start, len) = (buffer.ptr, buffer.len());
-        Self { region: Arc::new(Region { start, len, _owner: Owner::Buffer { _buffer: buffer } }) }
+        Self::new(start, len, Owner::Buffer { _buffer: buffer })
     }
 }
 
@@ -199,13 +234,13 @@ impl From<Vec<u8>> for RegisteredMemory {
     fn from(mut vec: Vec<u8>) -> Self {
         let len = vec.len();
         let start = NonNull::new(vec.as_mut_ptr()).unwrap_or(NonNull::dangling());
-        Self { region: Arc::new(Region { start, len, _owner: Owner::Vec { _vec: vec } }) }
+        Self::new(start, len, Owner::Vec { _vec: vec })
     }
 }
 
 impl std::fmt::Debug for RegisteredMemory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "RegisteredMemory({} bytes)", self.region.len)
+        write!(f, "RegisteredMemory({} bytes)", self.len)
     }
 }
 
@@ -215,7 +250,7 @@ impl std::fmt::Debug for RegisteredMemory {
 /// two transfers told to fill the same bytes leave them unspecified, as two devices would.
 #[derive(Clone)]
 pub struct MemSlice {
-    region: Arc<Region>,
+    leases: Arc<Leases>,
     offset: usize,
     len: usize,
 }
@@ -246,7 +281,7 @@ impl MemSlice {
     #[must_use]
     pub fn slice(&self, range: Range<usize>) -> Self {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} is outside {} bytes", self.len);
-        Self { region: Arc::clone(&self.region), offset: self.offset + range.start, len: range.end - range.start }
+        Self { leases: Arc::clone(&self.leases), offset: self.offset + range.start, len: range.end - range.start }
     }
 
     /// Copies `from` into the slice at `at`.
@@ -279,8 +314,8 @@ impl MemSlice {
     }
 
     pub(crate) fn as_ptr(&self) -> *mut u8 {
-        // SAFETY: `offset` is within the region, by construction.
-        unsafe { self.region.start.as_ptr().add(self.offset) }
+        // SAFETY: `offset` is within the memory, by construction.
+        unsafe { self.leases.start.as_ptr().add(self.offset) }
     }
 }
 
@@ -319,6 +354,24 @@ mod tests {
         part.copy_from(0, &[6]);
         drop(part);
         assert_eq!(memory.bytes().unwrap()[10], 6);
+    }
+
+    #[test]
+    fn large_memory_is_leased_as_long_as_any_thread_has_a_part() {
+        let mut memory = RegisteredMemory::allocate(2 * SHARED_BYTES);
+        assert_eq!(memory.places.len(), PLACES);
+        let lease = |at: usize| memory.lease(at..at + 1).unwrap();
+        let slices: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..2 * PLACES).map(|at| scope.spawn(move || lease(at))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        for slice in slices {
+            assert!(memory.is_leased());
+            assert_eq!(memory.bytes(), Err(MemoryError::Leased));
+            drop(slice);
+        }
+        assert!(!memory.is_leased());
+        assert_eq!(memory.bytes().unwrap().len(), 2 * SHARED_BYTES);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use crate::host::namespaces::NamespaceTable;
 use crate::status::{AttachmentStatus, CommandLatencies, ConnectionState, Counters, DriverChoice, TargetTotals};
+use arc_swap::ArcSwap;
 use nvferry_io::tally::Counter;
-use parking_lot::{Condvar, Mutex, RwLock};
+use parking_lot::{Condvar, Mutex};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
@@ -30,7 +31,10 @@ pub(crate) struct Attachment {
     /// The target, for people.
     pub(crate) target: Arc<str>,
     driver: DriverChoice,
-    view: RwLock<View>,
+    /// Read by every submit of every thread, changed seldom: reading it writes nothing that threads share.
+    view: ArcSwap<View>,
+    /// Held while it is changed.
+    changing: Mutex<()>,
     closed: AtomicBool,
     state: Mutex<ConnectionState>,
     /// When it came to stand so.
@@ -56,7 +60,8 @@ impl Attachment {
             id,
             target,
             driver,
-            view: RwLock::new(view),
+            view: ArcSwap::from_pointee(view),
+            changing: Mutex::default(),
             closed: AtomicBool::new(false),
             state: Mutex::new(ConnectionState::Connecting),
             since: Mutex::new(SystemTime::now()),
@@ -66,16 +71,19 @@ impl Attachment {
     }
 
     pub(crate) fn view(&self) -> View {
-        self.view.read().clone()
+        View::clone(&self.view.load())
     }
 
     /// Looks at the view without copying it.
     pub(crate) fn with_view<R>(&self, look: impl FnOnce(&View) -> R) -> R {
-        look(&self.view.read())
+        look(&self.view.load())
     }
 
     pub(crate) fn change_view(&self, change: impl FnOnce(&mut View)) {
-        change(&mut self.view.write());
+        let _turn = self.changing.lock();
+        let mut view = self.view();
+        change(&mut view);
+        self.view.store(Arc::new(view));
     }
 
     /// Closes it; tells whether it was open.

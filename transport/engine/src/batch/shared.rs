@@ -12,6 +12,7 @@ use crate::transfer_error::TransferError;
 use nvferry_io::clock;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
@@ -43,12 +44,23 @@ pub(crate) struct Shared {
     waiters: Mutex<Vec<Waker>>,
     ended: Condvar,
     errors: Mutex<Errors>,
-    /// The segments that its requests are about, for their errors.
-    segments: Mutex<Vec<Arc<OpenSegment>>>,
+    /// The segments that its requests are or were about, the last one first.
+    segments: Mutex<Vec<Arc<Known>>>,
     permits: Arc<Permits>,
     /// Permits owed are returned in lots of this many slices.
     permit_lot: u32,
     epoch: Instant,
+}
+
+/// A segment, as one batch refers to it: threads that wait for other batches do not count references in the same place.
+pub(super) struct Known(Arc<OpenSegment>);
+
+impl Deref for Known {
+    type Target = OpenSegment;
+
+    fn deref(&self) -> &OpenSegment {
+        &self.0
+    }
 }
 
 #[derive(Default)]
@@ -142,16 +154,18 @@ impl Shared {
         self.errors.lock().first.clone()
     }
 
-    /// Remembers a segment that requests are about, for their errors.
+    /// Remembers a segment that requests are about: for their errors, and for whoever waits.
     pub(super) fn remember(&self, segment: &Arc<OpenSegment>) {
         let mut segments = self.segments.lock();
-        if !segments.iter().any(|known| Arc::ptr_eq(known, segment)) {
-            segments.push(Arc::clone(segment));
+        match segments.iter().position(|known| Arc::ptr_eq(&known.0, segment)) {
+            Some(0) => {}
+            Some(at) => segments[..=at].rotate_right(1),
+            None => segments.insert(0, Arc::new(Known(Arc::clone(segment)))),
         }
     }
 
-    /// The segment that its requests are about, the first one if there are several.
-    pub(super) fn segment(&self) -> Option<Arc<OpenSegment>> {
+    /// The segment that its last requests are about, one of them if there are several.
+    pub(super) fn segment(&self) -> Option<Arc<Known>> {
         self.segments.lock().first().cloned()
     }
 
@@ -277,7 +291,7 @@ impl Shared {
         if self.failed.swap(0, Ordering::SeqCst) > 0 {
             *errors = Errors::default();
         }
-        self.segments.lock().clear();
+        self.segments.lock().retain(|segment| !segment.is_closed());
     }
 
     fn describe(&self, slot: &Slot, cause: Failure) -> TransferError {

@@ -8,7 +8,7 @@ use super::shared::Shared;
 use super::slot::About;
 use crate::deadline::Deadline;
 use crate::engine::Core;
-use crate::engine::segments::{OpenSegment, Refresh, Snapshot};
+use crate::engine::segments::{Current, OpenSegment, Refresh};
 use crate::error::{EngineError, ErrorKind};
 use crate::ids::{FileBufferId, SegmentId};
 use crate::memory::Memory;
@@ -32,7 +32,7 @@ struct Plan {
 /// All of one submit that is for one segment.
 struct Group {
     segment: Arc<OpenSegment>,
-    snapshot: Arc<Snapshot>,
+    snapshot: Current,
     slices: Vec<Slice>,
 }
 
@@ -42,6 +42,8 @@ pub(super) struct Scratch {
     plans: Vec<Plan>,
     groups: Vec<Group>,
     spare: Vec<Vec<Slice>>,
+    /// Segments of submits before, so that not every submit of every thread counts references to them.
+    known: Vec<Arc<OpenSegment>>,
     /// The group and file of the last request, which the next one is most likely about, too.
     last: Option<(SegmentId, FileBufferId, Plan, u64)>,
 }
@@ -115,7 +117,8 @@ impl Scratch {
         let group = match known {
             Some(group) => group,
             None => {
-                let segment = core.segments.get(request.segment).ok_or_else(|| {
+                let segment = self.known(request.segment).or_else(|| core.segments.get(request.segment));
+                let segment = segment.ok_or_else(|| {
                     let why = "the segment is not open: open it with open_segment";
                     Refusal::Final(EngineError::new(ErrorKind::DeviceNotFound, why))
                 })?;
@@ -137,6 +140,13 @@ impl Scratch {
         let limits = snapshot.remote.file_limits(request.file);
         let limits = limits.ok_or_else(|| outdated("its description has the file, but its target does not"))?;
         Ok((Plan { group, cut: Cut::new(limits), share: Share::default(), len_bytes: 0 }, size))
+    }
+
+    /// A segment of a submit before, if it is still open.
+    fn known(&mut self, id: SegmentId) -> Option<Arc<OpenSegment>> {
+        self.known.retain(|segment| !segment.is_closed());
+        let at = self.known.iter().position(|segment| segment.id() == id)?;
+        Some(self.known.swap_remove(at))
     }
 
     /// Cuts these requests into their groups' lists. `first` is the number of the first one of the call.
@@ -181,11 +191,16 @@ impl Scratch {
         }
     }
 
-    /// Lets go of segments, and keeps the allocations.
+    /// Lets go of descriptions, and keeps the allocations, and the segments that are open.
     pub(super) fn clear(&mut self) {
         self.plans.clear();
         self.last = None;
-        self.spare.extend(self.groups.drain(..).map(|group| group.slices));
+        for Group { segment, slices, .. } in self.groups.drain(..) {
+            self.spare.push(slices);
+            if !segment.is_closed() {
+                self.known.push(segment);
+            }
+        }
     }
 
     fn shares(&self, which: Range<usize>) -> impl Iterator<Item = Share> + Clone + '_ {

@@ -14,10 +14,12 @@ use crate::ids::{FileBufferId, SegmentId};
 use crate::metadata::Watch;
 use crate::segment::{FileBufferDesc, SegmentDesc};
 use crate::transport::RemoteSegment;
+use arc_swap::ArcSwap;
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// One description, and what follows from it. Replaced as a whole.
 pub(crate) struct Snapshot {
@@ -107,11 +109,17 @@ impl Snapshot {
     }
 }
 
+/// The description of the moment, for as long as it is looked at.
+pub(crate) type Current = arc_swap::Guard<Arc<Snapshot>>;
+
 /// A segment that was opened.
 pub(crate) struct OpenSegment {
     id: SegmentId,
     name: Arc<str>,
-    current: RwLock<Arc<Snapshot>>,
+    /// Read by every submit of every thread, replaced seldom: reading it writes nothing that threads share.
+    current: ArcSwap<Snapshot>,
+    /// The last user has closed it.
+    closed: AtomicBool,
     /// Held while a newer description is fetched and taken over.
     refreshing: Mutex<Known>,
     watch: Mutex<Option<Watch>>,
@@ -126,17 +134,21 @@ impl OpenSegment {
         &self.name
     }
 
-    pub(crate) fn current(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.current.read())
+    pub(crate) fn current(&self) -> Current {
+        self.current.load()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     pub(crate) fn path_of(&self, file: FileBufferId) -> Option<Box<str>> {
-        let current = self.current.read();
+        let current = self.current();
         current.desc.file_buffers.iter().find(|desc| desc.id == file).map(|desc| desc.path.as_str().into())
     }
 
     pub(crate) fn target(&self) -> Box<str> {
-        self.current.read().target.clone()
+        self.current().target.clone()
     }
 }
 
@@ -243,7 +255,8 @@ impl Core {
         let segment = Arc::new(OpenSegment {
             id,
             name: name.into(),
-            current: RwLock::new(snapshot),
+            current: ArcSwap::new(snapshot),
+            closed: AtomicBool::new(false),
             refreshing: Mutex::new(known),
             watch: Mutex::new(None),
         });
@@ -314,13 +327,14 @@ impl Core {
                 tracing::warn!(segment = %name, file = file.0, why, "requests for a file are refused");
             }
         }
-        *segment.current.write() = next;
+        segment.current.store(next);
         Ok(())
     }
 
     /// Counts one user less, and lets go of the segment after the last.
     pub(super) fn close_segment(&self, id: SegmentId, all_users: bool, deadline: Deadline) -> Result<(), EngineError> {
         if let Some(segment) = self.segments.release(id, all_users)? {
+            segment.closed.store(true, Ordering::Release);
             *segment.watch.lock() = None;
             segment.current().remote.close(deadline.instant());
         }
