@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 pub(crate) struct ChartArgs {
     /// The JSON report
     report: PathBuf,
-    /// The file to draw into
+    /// The file to draw into, which ends with .svg
     chart: PathBuf,
 }
 
@@ -27,10 +27,22 @@ pub(crate) struct ChartArgs {
 /// # Errors
 /// [`Usage`] when there is nothing in it to draw; else when the picture cannot be written.
 pub(crate) fn main(args: &ChartArgs) -> Result<()> {
+    check_name(&args.chart)?;
     let report = read_json(&args.report)?;
     // For its message where it is no report at all.
     cases_of(&report, &args.report)?;
     draw(&report, &args.chart)
+}
+
+/// A picture that is called otherwise would not be opened as what it is.
+///
+/// # Errors
+/// [`Usage`] where the name does not end with `.svg`.
+pub(crate) fn check_name(path: &Path) -> Result<(), Usage> {
+    if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("svg")) {
+        return Ok(());
+    }
+    Err(Usage(format!("{}: the chart is an SVG; name a file that ends with .svg", path.display())))
 }
 
 /// Draws a report.

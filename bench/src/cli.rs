@@ -312,7 +312,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
-fn seconds_above_zero(text: &str) -> Result<Duration, String> {
+pub(crate) fn seconds_above_zero(text: &str) -> Result<Duration, String> {
     match seconds(text)? {
         Duration::ZERO => Err("must be above 0 seconds".into()),
         time => Ok(time),

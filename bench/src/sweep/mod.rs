@@ -6,7 +6,7 @@
 mod report;
 mod run_one;
 
-use crate::cli::{Cli, Direction, HostDriver, Mode, RunArgs, TargetDriver};
+use crate::cli::{Cli, Direction, HostDriver, Mode, RunArgs, TargetDriver, seconds_above_zero};
 use crate::failure::Usage;
 use crate::report::word;
 use crate::signals::StopSignal;
@@ -14,7 +14,8 @@ use crate::size::{parse_size, show_size};
 use crate::temp::{self, TempFile};
 use crate::{chart, progress};
 use anyhow::{Context, Result, bail};
-use clap::Parser;
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches};
 use report::{Measured, Sweep};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -63,8 +64,8 @@ pub(crate) struct SweepArgs {
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000), default_value_t = 3, value_name = "N")]
     rounds: u32,
     /// Seconds to measure in each run
-    #[arg(long, default_value = "1", value_name = "SECONDS")]
-    duration: f64,
+    #[arg(long, value_parser = seconds_above_zero, default_value = "1", value_name = "SECONDS")]
+    duration: Duration,
     /// Write everything, each round of it, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -139,12 +140,29 @@ fn points(args: &SweepArgs) -> Vec<Point> {
     points
 }
 
+/// Flags of a run that a sweep sets, and its own flags for that.
+const SWEPT: [(&str, &str); 7] = [
+    ("operation", "operations"),
+    ("block_size", "block_sizes"),
+    ("queue_depth", "depths"),
+    ("threads", "threads"),
+    ("host_driver", "host_drivers"),
+    ("target_driver", "target_drivers"),
+    ("duration", "duration"),
+];
+
 /// The flags after `--`, checked, as a run would check them.
 fn check_run_flags(args: &SweepArgs) -> Result<RunArgs> {
     let words = std::iter::once(OsString::from("transfer-bench")).chain(args.run_flags.iter().cloned());
-    let cli = Cli::try_parse_from(words)
-        .map_err(|error| Usage(format!("after `--`: {}", crate::failure::one_line(&error))))?;
+    let parsed = Cli::command().try_get_matches_from(words);
+    let parsed = parsed.and_then(|matches| Cli::from_arg_matches(&matches).map(|cli| (cli, matches)));
+    let (cli, matches) = parsed.map_err(|error| Usage(format!("after `--`: {}", crate::failure::one_line(&error))))?;
     let refused = |why: &str| Err(Usage(format!("after `--`: {why}")).into());
+    let is_given = |flag: &str| matches.value_source(flag) == Some(ValueSource::CommandLine);
+    // What the sweep itself says of each run would win, and a person wonder.
+    if let Some((flag, own)) = SWEPT.iter().find(|(flag, _)| cli.command.is_none() && is_given(flag)) {
+        return refused(&format!("--{flag} belongs to the sweep: give --{own} before `--`"));
+    }
     if cli.command.is_some() {
         return refused("flags of a run are expected, no other command");
     }
@@ -170,10 +188,11 @@ fn check_outputs(args: &SweepArgs) -> Result<(), Usage> {
         if !dir.is_dir() || path.is_dir() {
             return Err(Usage(format!("cannot write {}: name a file in a directory that exists", path.display())));
         }
+        if path.as_os_str() == "-" {
+            return Err(Usage("standard output has the table: name a file instead of -".into()));
+        }
     }
-    if !(args.duration > 0.0 && args.duration <= 1e6) {
-        return Err(Usage("--duration must be above 0 and at most 1000000 seconds".into()));
-    }
+    args.chart.as_deref().map_or(Ok(()), chart::check_name)?;
     if args.block_sizes.iter().any(|bytes| !(1..=1 << 30).contains(bytes)) {
         return Err(Usage("a block size must be above 0 and at most 1 GiB".into()));
     }
@@ -189,7 +208,7 @@ pub(crate) fn main(args: &SweepArgs) -> Result<()> {
     let run = check_run_flags(args)?;
     let signal = StopSignal::install()?;
     let mut common = args.run_flags.clone();
-    common.push(format!("--duration={}", args.duration).into());
+    common.push(format!("--duration={}", args.duration.as_secs_f64()).into());
     common.push("--latency".into());
     let own_file = if makes_own_file(&run) {
         let file = TempFile::create(temp::choose_size(run.file_size)?, run.seed.unwrap_or(1), &signal)?;
@@ -207,11 +226,8 @@ pub(crate) fn main(args: &SweepArgs) -> Result<()> {
     let points = points(args);
     let mut sweep = Sweep::new(points.iter().map(|point| Measured::new(*point)).collect(), args);
     // A run ends by deadlines of its own; this is the net under that promise.
-    let patience = Duration::from_secs_f64(args.duration)
-        + run.warmup
-        + run.linger.unwrap_or_default()
-        + run.timeout * 3
-        + run.control_timeout * 10;
+    let patience =
+        args.duration + run.warmup + run.linger.unwrap_or_default() + run.timeout * 3 + run.control_timeout * 10;
     let bar = progress::steps_bar(u64::from(args.rounds) * points.len() as u64);
     'rounds: for _ in 0..args.rounds {
         for measured in &mut sweep.cases {
@@ -257,6 +273,7 @@ fn finish(args: &SweepArgs, sweep: &Sweep, signal: &StopSignal) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::Parser;
 
     fn args(line: &str) -> SweepArgs {
         let cli = Cli::try_parse_from(["transfer-bench", "sweep"].into_iter().chain(line.split_whitespace())).unwrap();
@@ -284,11 +301,31 @@ mod tests {
             ("-- --json", "--json"),
             ("-- --nonsense", "nonsense"),
             ("-- compare a b", "no other command"),
+            ("-- --block_size=4k", "--block_size belongs to the sweep: give --block_sizes before"),
+            ("-- --block-size 4k", "--block_size belongs"),
+            ("-- --workers=2 --threads=3", "give --threads before"),
+            ("-- --duration=1", "give --duration before"),
             ("--operations=write -- --files=/etc/hosts", "overwrite"),
         ] {
             let error = check_run_flags(&args(line)).unwrap_err();
             assert!(error.is::<Usage>() && error.to_string().contains(word), "{line}: {error}");
         }
         assert!(check_run_flags(&args("--operations=write")).is_ok(), "its own file may be overwritten");
+        assert!(check_run_flags(&args("--threads=2 -- --workers=2 --verify")).is_ok());
+        for (flag, own) in SWEPT {
+            let known = Cli::command().get_arguments().any(|arg| arg.get_id() == flag);
+            let sweep = Cli::command();
+            let sweep = sweep.find_subcommand("sweep").unwrap();
+            assert!(known && sweep.get_arguments().any(|arg| arg.get_long() == Some(own)), "--{flag}, --{own}");
+        }
+    }
+
+    #[test]
+    fn a_picture_is_named_as_what_it_is_and_the_table_has_standard_output() {
+        for (line, word) in [("--chart=a.png", ".svg"), ("--json=-", "name a file"), ("--csv=-", "name a file")] {
+            let error = check_outputs(&args(line)).unwrap_err().to_string();
+            assert!(error.contains(word), "{line}: {error}");
+        }
+        assert!(check_outputs(&args("--chart=a.svg --json=a.json")).is_ok());
     }
 }

@@ -69,7 +69,7 @@ pub(super) struct Sweep {
 impl Sweep {
     pub(super) fn new(cases: Vec<Measured>, args: &SweepArgs) -> Self {
         let run_flags = args.run_flags.iter().map(|flag| flag.to_string_lossy().into_owned()).collect();
-        Self { cases, rounds: args.rounds, duration_seconds: args.duration, run_flags }
+        Self { cases, rounds: args.rounds, duration_seconds: args.duration.as_secs_f64(), run_flags }
     }
 
     /// Whether anything was measured at all.
