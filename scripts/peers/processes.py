@@ -8,6 +8,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.request
 
 DEADLINE_SECONDS = 30
 PACKAGES = {"iperf3": "iperf3", "fio": "fio", "nbdkit": "nbdkit", "taskset": "util-linux"}
@@ -153,3 +154,10 @@ def connections_to(port):
     with open("/proc/net/tcp") as f:
         rows = [line.split() for line in f.readlines()[1:]]
     return sum(1 for row in rows if row[1] == here and row[3] == "01")
+
+
+def commands_by_thread(status_port):
+    """I/O commands that each thread of the target took that tells its status there, since it was started."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{status_port}/status", timeout=DEADLINE_SECONDS) as answer:
+        targets = json.load(answer)["targets"]
+    return [thread["paths"]["commands"] for target in targets for thread in target["reactors"]]

@@ -9,7 +9,8 @@ import tempfile
 import time
 
 from . import spdk
-from .processes import Failed, Server, Skip, connections_to, free_port, need, on_cpu, run, run_json
+from .processes import (Failed, Server, Skip, commands_by_thread, connections_to, free_port, need, on_cpu, run,
+                        run_json)
 
 MEMORY_DIR = "/dev/shm"
 FILE_BYTES = 256 << 20
@@ -29,6 +30,14 @@ def make_file(path, size_bytes):
             f.write(os.urandom(1 << 20))
         f.flush()
         os.fsync(f.fileno())
+
+
+def check_all_used(what, counts, wanted):
+    """Raises Failed unless `wanted` of these threads each had a tenth or more of what it would be if all had the same."""
+    used = sum(1 for count in counts if count * wanted * 10 >= sum(counts) and count > 0)
+    if used < wanted:
+        said = ", ".join(f"{count:,}" for count in counts) or "none"
+        raise Failed(f"{wanted} {what} are to be measured and {used} did the work (commands of each: {said})")
 
 
 class Session:
@@ -110,12 +119,12 @@ class Session:
         cpus = [self.server_cpu, self.client_cpu] if both_cpus else [self.server_cpu]
 
         def start():
-            port = free_port()
+            port, status_port = free_port(), free_port()
             server = Server(on_cpu(cpus, [
                 self.bench, "--mode=target", f"--metadata_server={metadata}", f"--local_server_name=127.0.0.1:{port}",
-                f"--trsvcid={port}", f"--files={self.files(files)}", f"--direct={direct}",
+                *([f"--metrics_listen=127.0.0.1:{status_port}"] if both_cpus else []), f"--trsvcid={port}", f"--files={self.files(files)}", f"--direct={direct}",
                 f"--spin_us={SPIN_US if spin else 0}"]), "erving segment")
-            server.port = port
+            server.port, server.status_port = port, status_port
             return server
 
         return self.server(("target", files, direct, spin, both_cpus), start)
@@ -142,15 +151,23 @@ class Session:
         """Our target and our initiator, one queue pair for each worker."""
         target = self.target(files, direct, spin, both_cpus)
         cpus = [self.server_cpu, self.client_cpu] if both_cpus else [self.client_cpu]
+        commands = commands_by_thread(target.status_port) if workers > 1 and both_cpus else []
         before = target.cpu_seconds()
-        got = run_json(on_cpu(cpus, self.initiator(
+        report = run_json(on_cpu(cpus, self.initiator(
             target, f"--operation={direction}", "--overwrite", f"--pattern={pattern}", f"--block_size={size}",
             f"--queue_depth={depth // threads}", f"--batch_size={depth // threads}", f"--duration={self.seconds}",
             f"--workers={workers}", f"--threads={threads}", f"--digests={digests}",
-            f"--spin_us={SPIN_US if spin else 0}", "--latency")), self.seconds)["results"]
+            f"--spin_us={SPIN_US if spin else 0}", "--latency")), self.seconds)
+        got = report["results"]
         used = target.cpu_seconds() - before
         # The target's time includes the warm-up's; the initiator's does not.
         used *= got["duration_seconds"] / (got["duration_seconds"] + WARM_UP_SECONDS)
+        if commands:
+            # A case that says "two of each" and measures one of something says nothing.
+            by_worker = [thread["paths"]["commands"] for thread in report.get("threads", {}).get("workers", [])]
+            check_all_used("workers with a queue pair each", by_worker, workers)
+            after = commands_by_thread(target.status_port)
+            check_all_used("target threads", [now - then for now, then in zip(after, commands)], workers)
         return {"gb_per_second": got["bytes_per_second"] / 1e9, "iops": got["iops"],
                 "latency_us": got["latency_us"]["mean"],
                 "cpu_seconds_per_gb": (used + got["cpu_seconds"]) / (got["bytes"] / 1e9)}

@@ -15,7 +15,7 @@ SCRIPTS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, SCRIPTS)
 
 from peers import cases, processes, spdk  # noqa: E402
-from peers.session import Session, bytes_of  # noqa: E402
+from peers.session import Session, bytes_of, check_all_used  # noqa: E402
 
 PROGRAM = os.path.join(SCRIPTS, "bench-peers")
 loader = importlib.machinery.SourceFileLoader("bench_peers", PROGRAM)
@@ -47,6 +47,16 @@ class Cases(unittest.TestCase):
 
     def test_sizes(self):
         self.assertEqual([bytes_of(size) for size in ("4k", "64k", "1M")], [4096, 65536, 1 << 20])
+
+
+class Threads(unittest.TestCase):
+    def test_a_case_of_two_of_each_fails_where_one_does_the_work(self):
+        for counts in ([500, 500], [950, 50], [500, 0, 500, 0]):
+            check_all_used("workers", counts, 2)
+        for counts, words in (([1000, 0], "2 workers are to be measured and 1 did the work .*1,000, 0"),
+                              ([990, 10], "1 did the work"), ([0, 0], "0 did the work"), ([], "none")):
+            with self.assertRaisesRegex(processes.Failed, words):
+                check_all_used("workers", counts, 2)
 
 
 class Rows(unittest.TestCase):
