@@ -7,9 +7,10 @@ use crate::size::show_size;
 use crate::totals::Totals;
 use crate::workload::Workload;
 use anyhow::{Context, Result};
+use nvferry_io::fast_paths::{Path, PathTotals};
+use nvferry_target::ReactorStatus;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use std::path::Path;
 
 /// What a run gave.
 #[derive(Debug)]
@@ -26,6 +27,32 @@ pub(crate) struct Outcome {
     pub(crate) cpu_seconds: f64,
     /// The signal that ended it early.
     pub(crate) interrupted: Option<i32>,
+    /// What the threads of host and target did, as far as they are in this process; all phases, and the warm-up.
+    pub(crate) threads: Threads,
+}
+
+/// What the threads of host and target did.
+#[derive(Debug, Default)]
+pub(crate) struct Threads {
+    /// The host's worker threads.
+    pub(crate) workers: Vec<PathTotals>,
+    /// The target's.
+    pub(crate) reactors: Vec<ReactorStatus>,
+    /// Waits of callers that drove a worker themselves.
+    pub(crate) driven_waits: u64,
+}
+
+impl Threads {
+    fn json(&self) -> Value {
+        let paths = |totals: &PathTotals| {
+            let counts = Path::ALL.map(|path| (path.name().to_owned(), json!(totals.get(path))));
+            counts.into_iter().collect::<serde_json::Map<_, _>>()
+        };
+        let workers: Vec<_> = self.workers.iter().map(|worker| json!({ "paths": paths(worker) })).collect();
+        let reactor = |it: &ReactorStatus| json!({ "engine": it.engine, "paths": paths(&it.paths) });
+        let reactors: Vec<_> = self.reactors.iter().map(reactor).collect();
+        json!({ "workers": workers, "reactors": reactors, "driven_waits": self.driven_waits })
+    }
 }
 
 impl Outcome {
@@ -247,6 +274,7 @@ pub(crate) fn json(outcome: &Outcome, workload: &Workload, args: &RunArgs, segme
             "cpu_seconds": outcome.cpu_seconds,
             "cpu_seconds_per_gb": figures.cpu_seconds_per_gb,
         },
+        "threads": outcome.threads.json(),
         "files": files.collect::<Vec<_>>(),
         "verify": verify,
         "errors": { "failed_requests": outcome.sum(|phase| phase.failed), "first": outcome.first_failure() },
@@ -258,7 +286,7 @@ pub(crate) fn json(outcome: &Outcome, workload: &Workload, args: &RunArgs, segme
 ///
 /// # Errors
 /// When the file cannot be written.
-pub(crate) fn write_json(report: &Value, path: &Path) -> Result<()> {
+pub(crate) fn write_json(report: &Value, path: &std::path::Path) -> Result<()> {
     std::fs::write(path, format!("{report:#}\n"))
         .with_context(|| format!("cannot write the report to {}", path.display()))
 }

@@ -9,7 +9,7 @@ use crate::cpu::cpu_seconds;
 use crate::lane::{Lane, Live, Shared, Span, Task};
 use crate::live_view::LiveView;
 use crate::progress;
-use crate::report::Outcome;
+use crate::report::{Outcome, Threads};
 use crate::signals::StopSignal;
 use crate::totals::Totals;
 use crate::workload::Workload;
@@ -53,7 +53,15 @@ pub(crate) fn run(
     let (measured, cpu_seconds) = phase.timed(&mut workers);
     let read_back = verify_write.then(|| phase.over_blocks("reading back", Task::ReadAndCheck, &mut workers));
     drop(workers);
-    Ok(Outcome { measured, prepared, read_back, cpu_seconds, interrupted: signal.number(), files })
+    Ok(Outcome {
+        measured,
+        prepared,
+        read_back,
+        cpu_seconds,
+        interrupted: signal.number(),
+        files,
+        threads: Threads::default(),
+    })
 }
 
 fn make_workers(shared: &Shared<'_>, args: &RunArgs) -> Result<Vec<Worker>> {

@@ -2,6 +2,7 @@
 
 use crate::desired::NamespaceSpec;
 use crate::error::TargetError;
+use nvferry_io::fast_paths::PathTotals;
 use nvferry_io::tally::LatencyTotals;
 use nvferry_wire::{ControllerId, Nqn, Nsid, Status, StatusCode, TransportId};
 use std::net::SocketAddr;
@@ -166,7 +167,7 @@ pub struct TargetStatus {
     /// It is being stopped: no new commands, no new connections.
     pub draining: bool,
     /// Whether it counts connections and I/O. The kernel's does not tell of them: `connections`, `hosts`, `pools`,
-    /// `faults`, queues and all figures are empty then, and of controllers there is only what debugfs tells.
+    /// `reactors`, `faults`, queues and all figures are empty then, and of controllers there is only what debugfs tells.
     pub accounts: bool,
     /// Open connections, among them those that have not yet said who they are.
     pub connections: usize,
@@ -181,8 +182,19 @@ pub struct TargetStatus {
     pub hosts: Vec<HostStatus>,
     /// Memory for data.
     pub pools: PoolTotals,
+    /// The threads that serve.
+    pub reactors: Vec<ReactorStatus>,
     /// What was refused or went wrong since the start.
     pub faults: FaultTotals,
+}
+
+/// A thread that serves connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReactorStatus {
+    /// Its engine of file I/O.
+    pub engine: &'static str,
+    /// How many commands it took, and which paths their data took.
+    pub paths: PathTotals,
 }
 
 /// Memory for data, of all reactors together.

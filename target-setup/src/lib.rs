@@ -21,7 +21,7 @@ pub use configfs::{NvmetOptions, NvmetTarget};
 pub use desired::{AllowedHost, AllowedHosts, HostAuth, NamespaceSpec, TargetSpec};
 pub use driver::{
     AllowedHostStatus, CommandKind, ControllerStatus, ErrorClass, HostProof, HostStatus, IoTotals, NamespaceInfo,
-    NamespaceStatus, TargetDriver, TargetStatus,
+    NamespaceStatus, ReactorStatus, TargetDriver, TargetStatus,
 };
 pub use error::TargetError;
 pub use servable::{FileIdentity, NotServable, ServableFile, check_servable};

@@ -20,7 +20,7 @@ pub(super) fn main(args: &RunArgs, signal: &StopSignal) -> Result<()> {
     let segment = args.segment_id.as_deref().unwrap_or_default();
     let own_name = || format!("{}-{}", node::host_name(), std::process::id());
     let name = args.local_server_name.clone().unwrap_or_else(own_name);
-    let (engine, _exporter) = node::start(args, metadata, &name, node::Offers::Nothing)?;
-    let ended = use_segment(&engine, segment, &workload, args, signal);
-    node::stop(&engine, ended)
+    let node = node::start(args, metadata, &name, node::Offers::Nothing)?;
+    let ended = use_segment(&node, segment, &workload, args, signal);
+    node::stop(&node, ended)
 }

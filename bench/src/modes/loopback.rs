@@ -51,12 +51,11 @@ pub(super) fn main(args: &RunArgs, signal: &StopSignal) -> Result<()> {
     let metadata = args.metadata_server.as_deref().or(own_url.as_deref()).unwrap_or_default();
     signal.check()?;
 
-    let (engine, _exporter) =
-        node::start(args, metadata, &name, node::Offers::Files { port: args.trsvcid.unwrap_or(0) })?;
-    let ended = node::offer(&engine, &files)
+    let node = node::start(args, metadata, &name, node::Offers::Files { port: args.trsvcid.unwrap_or(0) })?;
+    let ended = node::offer(&node.engine, &files)
         .and_then(|()| Ok(signal.check()?))
-        .and_then(|()| use_segment(&engine, &segment, &workload, args, signal));
-    node::stop(&engine, ended)
+        .and_then(|()| use_segment(&node, &segment, &workload, args, signal));
+    node::stop(&node, ended)
 }
 
 /// What does not fit the files is better known before anything is published.

@@ -13,7 +13,7 @@ use crate::run;
 use crate::signals::StopSignal;
 use crate::workload::Workload;
 use anyhow::{Context, Result, anyhow, bail};
-use nvferry_engine::TransferEngine;
+use node::Node;
 use std::io::{Write, stderr, stdout};
 use std::path::Path;
 use std::time::Duration;
@@ -71,19 +71,15 @@ fn say(args: &RunArgs, text: &str) {
 }
 
 /// Opens the segment, runs the workload on its files, reports.
-fn use_segment(
-    engine: &TransferEngine,
-    name: &str,
-    workload: &Workload,
-    args: &RunArgs,
-    signal: &StopSignal,
-) -> Result<()> {
+fn use_segment(node: &Node, name: &str, workload: &Workload, args: &RunArgs, signal: &StopSignal) -> Result<()> {
+    let engine = &node.engine;
     let segment = engine.open_segment(name)?;
     let desc = engine.segment_desc(segment)?;
     let files = workload.files(name, &desc.file_buffers)?;
     signal.check()?;
     say(args, &format!("Segment {name} at {}: {}", node::address(&desc), report::describe(workload, &files)));
-    let outcome = run::run(engine, segment, files, workload, args, signal)?;
+    let mut outcome = run::run(engine, segment, files, workload, args, signal)?;
+    outcome.threads = node.threads();
     report_on(&outcome, name, workload, args)?;
     conclude(&outcome, workload)?;
     if let Some(time) = args.linger {

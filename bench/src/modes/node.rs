@@ -4,11 +4,11 @@ use super::say;
 use crate::cli::{AddressFamily, Digests, Fabric, Protocol, RunArgs, Switch, TargetDriver};
 use crate::failure::Usage;
 use crate::files::LocalFile;
-use crate::report::word;
+use crate::report::{Threads, word};
 use anyhow::{Context, Result};
 use nvferry_engine::null::NullTransportFactory;
 use nvferry_engine::{Deadline, SegmentDesc, TransferEngine, null};
-use nvferry_nvmeof::NvmeofOptions;
+use nvferry_nvmeof::{NvmeofFactory, NvmeofOptions};
 use nvferry_observe::{Exporter, ExporterSocket, Observer};
 use std::time::Duration;
 
@@ -28,16 +28,33 @@ pub(super) enum Offers {
     Nothing,
 }
 
+/// An engine, and what can be asked about its transport.
+pub(super) struct Node {
+    pub(super) engine: TransferEngine,
+    transports: NvmeofFactory,
+    /// Tells metrics as long as it is there.
+    _exporter: Option<Exporter>,
+}
+
+impl Node {
+    /// What its threads did so far.
+    pub(super) fn threads(&self) -> Threads {
+        let mut threads = Threads::default();
+        for transport in self.transports.installed() {
+            let status = transport.status();
+            threads.driven_waits += status.driven_waits;
+            threads.workers.extend(status.worker_paths);
+            threads.reactors.extend(transport.target().map(|target| target.status().reactors).unwrap_or_default());
+        }
+        threads
+    }
+}
+
 /// Makes an engine of this name, and tells its metrics where that is asked for. Nothing is published yet.
 ///
 /// # Errors
 /// [`Usage`] for a fabric that the target driver does not have; otherwise the engine's.
-pub(super) fn start(
-    args: &RunArgs,
-    metadata: &str,
-    name: &str,
-    offers: Offers,
-) -> Result<(TransferEngine, Option<Exporter>)> {
+pub(super) fn start(args: &RunArgs, metadata: &str, name: &str, offers: Offers) -> Result<Node> {
     let is_userspace = args.target_driver == TargetDriver::Userspace;
     if offers != Offers::Nothing && args.trtype != Fabric::Tcp && is_userspace {
         return Err(Usage(format!(
@@ -65,8 +82,8 @@ pub(super) fn start(
         Protocol::Nvmeof => engine.install_transport(NVMEOF, transport_text(args, offers).as_str())?,
         Protocol::Null => engine.install_transport(null::PROTOCOL, "")?,
     }
-    let exporter = metrics.map(|socket| socket.serve(Observer::new(transports))).transpose()?;
-    Ok((engine, exporter))
+    let exporter = metrics.map(|socket| socket.serve(Observer::new(transports.clone()))).transpose()?;
+    Ok(Node { engine, transports, _exporter: exporter })
 }
 
 /// The transport's own text: its transport id, and every setting that the command line names.
@@ -107,9 +124,9 @@ pub(super) fn offer(engine: &TransferEngine, files: &[LocalFile]) -> Result<()> 
 }
 
 /// Ends an engine after what it was for has ended so: withdraws what it published. The first failure counts.
-pub(super) fn stop(engine: &TransferEngine, ended: Result<()>) -> Result<()> {
+pub(super) fn stop(node: &Node, ended: Result<()>) -> Result<()> {
     let patience = if ended.is_ok() { SHUTDOWN } else { SHUTDOWN_AFTER_FAILURE };
-    let stopped = engine.shutdown(Deadline::after(patience)).context("cannot end the engine as it should");
+    let stopped = node.engine.shutdown(Deadline::after(patience)).context("cannot end the engine as it should");
     ended.and(stopped)
 }
 

@@ -17,10 +17,10 @@ pub(super) fn main(args: &RunArgs, signal: &StopSignal) -> Result<()> {
     let metadata = args.metadata_server.as_deref().unwrap_or_default();
     let name = args.local_server_name.clone().unwrap_or_else(node::host_name);
     let port = args.trsvcid.unwrap_or(NVME_PORT);
-    let (engine, _exporter) = node::start(args, metadata, &name, node::Offers::Files { port })?;
-    let offered = node::offer(&engine, &files).and_then(|()| Ok(signal.check()?));
+    let node = node::start(args, metadata, &name, node::Offers::Files { port })?;
+    let offered = node::offer(&node.engine, &files).and_then(|()| Ok(signal.check()?));
     if offered.is_ok() {
-        let address = engine.own_segment().as_ref().map(node::address).unwrap_or_default();
+        let address = node.engine.own_segment().as_ref().map(node::address).unwrap_or_default();
         let list: Vec<_> =
             files.iter().map(|file| format!("{} ({})", file.path.display(), show_size(file.size_bytes))).collect();
         say(args, &format!("Serving segment {name} at {address}, published at {metadata}: {}", list.join(", ")));
@@ -29,5 +29,5 @@ pub(super) fn main(args: &RunArgs, signal: &StopSignal) -> Result<()> {
         let cpu = cpu_seconds() - cpu_before;
         say(args, &format!("Signal {number}: withdrawing segment {name}, after {cpu:.2} s of CPU"));
     }
-    node::stop(&engine, offered)
+    node::stop(&node, offered)
 }

@@ -351,6 +351,7 @@ impl TargetDriver for NvmetTarget {
                 .collect(),
             hosts: Vec::new(),
             pools: PoolTotals::default(),
+            reactors: Vec::new(),
             faults: FaultTotals::default(),
         }
     }

@@ -1,6 +1,6 @@
 //! I/O commands: what each is to do, checked against its namespace, and the file operations that it takes.
 
-use super::lane::LaneId;
+use super::lane::{LaneFiles, LaneId};
 use super::limits;
 use super::namespace::Namespace;
 use nvferry_io::{IoFile, IoKind, PoolBuf};
@@ -198,12 +198,11 @@ impl Work {
     /// The operation to do next; nothing when all are done. `buffer` is the command's own.
     pub(crate) fn operation(
         &mut self,
-        namespace: &Namespace,
+        files: &LaneFiles,
         data_bytes: u32,
         buffer: Option<&mut PoolBuf>,
     ) -> Option<Operation> {
-        let on_file =
-            |kind, offset, buffer| Some(Operation { file: Arc::clone(&namespace.file), kind, offset, buffer });
+        let on_file = |kind, offset, buffer| Some(Operation { file: Arc::clone(&files.file), kind, offset, buffer });
         match self {
             Self::Read { offset } => on_file(IoKind::Read, *offset, OperationBuffer::Own(data_bytes as usize)),
             Self::Compare { offset } => on_file(IoKind::Read, *offset, OperationBuffer::Extra(data_bytes as usize)),
@@ -229,9 +228,9 @@ impl Work {
                     Step::Sync => return on_file(IoKind::SyncData, 0, OperationBuffer::None),
                     Step::Done => return None,
                 };
-                let file = match (*step, &namespace.tail) {
+                let file = match (*step, &files.tail) {
                     (Step::Tail, Some(tail)) => Arc::clone(tail),
-                    _ => Arc::clone(&namespace.file),
+                    _ => Arc::clone(&files.file),
                 };
                 let (kind, buffer) = match change {
                     Change::Zero => (IoKind::WriteZeroes { len }, OperationBuffer::None),

@@ -8,6 +8,7 @@ use super::counters::{IoCounters, LaneCounters};
 use super::send::Payload;
 use crate::driver::CommandKind;
 use nvferry_io::Stream;
+use nvferry_io::fast_paths::Path;
 use nvferry_wire::admin::Abort;
 use nvferry_wire::digest::{DIGEST_LEN, crc32c};
 use nvferry_wire::nvm::ReadWrite;
@@ -32,7 +33,9 @@ impl<S: Stream> Connection<S> {
 
     /// Sends data of a command, all of it, and its completion: within the data PDU where the host allows that.
     fn send_data(&mut self, core: &mut Core, cid: CommandId, payload: Payload, result: u64) {
-        let without_response = result == 0 && self.queue.as_ref().is_some_and(|queue| queue.sqhd.is_none());
+        let may_go_without = self.queue.as_ref().is_some_and(|queue| queue.sqhd.is_none());
+        let without_response = result == 0 && may_go_without && !core.paths.success_flag.is_off();
+        core.taken.add(Path::SuccessFlag, without_response.into());
         let end = if without_response { DataEnd::LastWithSuccess } else { DataEnd::Last };
         // Pages are not taken where a digest is wanted.
         let digest: Option<[u8; DIGEST_LEN]> =
@@ -92,6 +95,7 @@ impl<S: Stream> Connection<S> {
         let slot = &mut self.slots[usize::from(index)];
         slot.stage = Stage::Asked;
         self.asked += 1;
+        core.taken.add(Path::Solicited, 1);
         let pdu = R2t { cccid: slot.sqe.cid(), ttag: TransferTag(index), r2to: 0, r2tl: slot.data_bytes };
         let framing = self.framing;
         self.sending.push(Payload::Nothing, None, |out| pdu.encode(&framing, out));
@@ -100,6 +104,7 @@ impl<S: Stream> Connection<S> {
 
     /// Ends a read whose data is pages of its file.
     pub(crate) fn complete_with_pages(&mut self, core: &mut Core, index: u16, pages: LentPages) {
+        core.taken.add(Path::Pages, 1);
         let slot = &self.slots[usize::from(index)];
         let (cid, data_bytes) = (slot.sqe.cid(), slot.data_bytes);
         if let Some(queue) = &self.queue {

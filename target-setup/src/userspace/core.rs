@@ -4,9 +4,9 @@ use super::connection::Pool;
 use super::lane::{LaneId, Lanes};
 use super::limits;
 use super::mailbox::{ConnectionKey, Mailbox};
-use super::namespace::Namespace;
 use super::placement::Placement;
 use super::subsystem::Subsystem;
+use nvferry_io::fast_paths::{FastPaths, PathCounters};
 use nvferry_io::pool::PoolConfig;
 use nvferry_io::{BufferPool, IoEngine, Pages, PoolBuf};
 use std::collections::VecDeque;
@@ -20,6 +20,10 @@ pub(crate) struct Core {
     pub(crate) subsystem: Arc<Subsystem>,
     pub(crate) placement: Arc<Placement>,
     pub(crate) mailbox: Arc<Mailbox>,
+    /// What tests force.
+    pub(crate) paths: FastPaths,
+    /// Which paths were taken.
+    pub(crate) taken: Arc<PathCounters>,
     pub(crate) lanes: Lanes,
     pub(crate) engine: Box<dyn IoEngine>,
     pub(crate) data_pool: BufferPool,
@@ -106,6 +110,8 @@ impl Core {
             subsystem,
             placement,
             mailbox,
+            paths: FastPaths::of_this_process(),
+            taken: Arc::default(),
             lanes: Lanes::default(),
             engine,
             data_pool: BufferPool::new(data),
@@ -135,9 +141,9 @@ impl Core {
         self.pipes.get_or_insert_default();
     }
 
-    /// The bytes of a read as pages of its file, if they are in memory.
-    pub(crate) fn pages(&mut self, namespace: &Namespace, offset: u64, len: usize) -> Option<LentPages> {
-        let (pipes, file) = (self.pipes.as_mut()?, namespace.pages.as_ref()?);
+    /// The bytes of a read as pages of its lane's file, if they are in memory.
+    pub(crate) fn pages(&mut self, lane: LaneId, offset: u64, len: usize) -> Option<LentPages> {
+        let (pipes, file) = (self.pipes.as_mut()?, self.lanes.get(lane)?.namespace().pages.as_ref()?);
         let mut lent = pipes.lend()?;
         match lent.pages.take(file, offset, len) {
             Ok(true) => Some(lent),

@@ -13,6 +13,7 @@ use super::receive::{Destination, Flow};
 use super::subsystem::Refusal;
 use crate::driver::{CommandKind, HostProof};
 use nvferry_io::Stream;
+use nvferry_io::fast_paths::Path;
 use nvferry_wire::admin::AdminOpcode;
 use nvferry_wire::fabrics::{
     CONNECT_DATA_LEN, Connect, ConnectData, ConnectResult, Disconnect, FABRICS_OPCODE, FabricsType,
@@ -149,6 +150,7 @@ impl<S: Stream> Connection<S> {
         let slot = &mut self.slots[usize::from(index)];
         slot.lane = Some(lane);
         slot.begun_us = core.now_us;
+        core.taken.add(Path::Commands, 1);
         core.lanes.enter(lane);
         if let Work::Flush { rest } = &mut slot.work
             && sqe.nsid() == Nsid::ALL
@@ -258,6 +260,7 @@ impl<S: Stream> Connection<S> {
             CoreBuffer::Lent(buffer) => {
                 slot.buffer = Some((buffer, Pool::Capsule));
                 slot.stage = Stage::Capsule;
+                core.taken.add(Path::InCapsule, slot.lane.is_some().into());
                 self.expect_data(Destination::Slot { slot: index, at: 0 }, layout);
                 Taken::Continues
             }

@@ -8,6 +8,7 @@
 use super::counters::LaneCounters;
 use super::namespace::{Namespace, NamespaceLease};
 use super::table::{NamespaceTable, Snapshot};
+use nvferry_io::IoFile;
 use nvferry_wire::Nsid;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -34,9 +35,25 @@ impl CommandKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LaneId(u32);
 
+/// A namespace's files, as one reactor refers to them: commands count references where no other reactor does.
+pub(crate) struct LaneFiles {
+    /// As [`Namespace::file`].
+    pub(crate) file: Arc<IoFile>,
+    /// As [`Namespace::tail`].
+    pub(crate) tail: Option<Arc<IoFile>>,
+}
+
+impl LaneFiles {
+    pub(crate) fn of(namespace: &Namespace) -> Self {
+        let own = |file: &IoFile| Arc::new(file.clone());
+        Self { file: own(&namespace.file), tail: namespace.tail.as_ref().map(own) }
+    }
+}
+
 /// One namespace as one reactor serves it.
 pub(crate) struct Lane {
     lease: NamespaceLease,
+    pub(crate) files: LaneFiles,
     pub(crate) counters: Arc<LaneCounters>,
     /// New commands may come.
     listed: bool,
@@ -112,6 +129,7 @@ impl Lanes {
         // Withdrawn between the snapshot and now: the next refresh will say so.
         let Some(lease) = namespace.lease(&counters) else { return };
         let lane = Lane {
+            files: LaneFiles::of(namespace),
             lease,
             counters,
             listed: true,

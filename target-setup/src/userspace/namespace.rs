@@ -22,9 +22,9 @@ pub(crate) struct Namespace {
     /// The block size as a power of two.
     pub(crate) block_shift: u32,
     /// Everything but what only `tail` can reach.
-    pub(crate) file: Arc<IoFile>,
+    pub(crate) file: IoFile,
     /// Where the size is no multiple of what Direct I/O needs: the same file, buffered, for writes to its last bytes.
-    pub(crate) tail: Option<Arc<IoFile>>,
+    pub(crate) tail: Option<IoFile>,
     /// The first byte that is written through `tail`; the size where there is none.
     pub(crate) tail_offset: u64,
     /// Changes under way whose connections have ended.
@@ -33,7 +33,7 @@ pub(crate) struct Namespace {
     _claim: Claim,
     /// The same file for reads that send its pages without a copy; only where it is read through the page cache, or is
     /// nowhere else.
-    pub(crate) pages: Option<Arc<IoFile>>,
+    pub(crate) pages: Option<IoFile>,
     since: SystemTime,
     users: Mutex<Users>,
     /// Notified when the last lease has ended.
@@ -95,15 +95,14 @@ impl Namespace {
         let tail_offset = spec.size_bytes - spec.size_bytes % unit;
         let tail = if tail_offset < spec.size_bytes && !spec.read_only {
             let buffered = FileOptions { direct: false, write: true };
-            Some(Arc::new(IoFile::open(&spec.path, buffered).map_err(in_file)?))
+            Some(IoFile::open(&spec.path, buffered).map_err(in_file)?)
         } else {
             None
         };
-        let file = Arc::new(file);
         let pages = match (file.is_direct(), file.is_memory_backed()) {
-            (false, _) => Some(Arc::clone(&file)),
+            (false, _) => Some(file.clone()),
             // Direct or not makes no difference there, but through such a descriptor pages would be copied.
-            (true, true) => IoFile::open(&spec.path, FileOptions { direct: false, write: false }).ok().map(Arc::new),
+            (true, true) => IoFile::open(&spec.path, FileOptions { direct: false, write: false }).ok(),
             (true, false) => None,
         };
         // A path may come to name another file at any time.

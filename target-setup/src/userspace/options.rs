@@ -2,6 +2,7 @@
 
 use super::limits;
 use nvferry_io::engine::{self, EngineChoice, IoEngine};
+use nvferry_io::fast_paths::FastPaths;
 use nvferry_io::stream::TcpOptions;
 use std::io;
 use std::sync::Arc;
@@ -46,7 +47,7 @@ impl Default for UserspaceOptions {
 impl UserspaceOptions {
     /// Whether reads may be sent without a copy.
     pub(crate) fn sends_pages(&self) -> bool {
-        self.send_pages && self.engine.is_none()
+        self.send_pages && self.engine.is_none() && !FastPaths::of_this_process().pages.is_off()
     }
 
     /// The engine of a reactor.

@@ -6,6 +6,7 @@ use super::limits;
 use super::mailbox::Mailbox;
 use super::subsystem::Subsystem;
 use super::worker::Worker;
+use nvferry_io::fast_paths::Path;
 use nvferry_io::poller::{AdaptiveSpin, Events, Interest, Poller, Sleeper, Trigger};
 use nvferry_io::stream::{Listener, TcpStream};
 use std::io;
@@ -248,6 +249,7 @@ impl Reactor {
         if budget.is_zero() {
             return false;
         }
+        self.worker.core.taken.add(Path::Spins, 1);
         let until = Instant::now() + budget;
         loop {
             self.poll(Some(Duration::ZERO));

@@ -10,6 +10,7 @@ use super::counters::count;
 use super::limits;
 use super::worker::Scratch;
 use nvferry_io::Stream;
+use nvferry_io::fast_paths::Path;
 use nvferry_wire::digest::{Crc32c, DIGEST_LEN};
 use nvferry_wire::pdu::{
     COMMON_HEADER_LEN, CommonHeader, DataAlignment, DataPdu, FatalErrorStatus, Framing, IcReq, IcResp,
@@ -80,6 +81,7 @@ impl<S: Stream> Connection<S> {
         let mut scatter = iovecs.scatter();
         let mut in_place = 0;
         if let Receiving::Data(DataPart { to: Destination::Slot { slot, at }, left, .. }) = self.receiving
+            && !core.paths.in_place.is_off()
             && let Some((into, _)) = &mut self.slots[usize::from(slot)].buffer
         {
             scatter.push(&mut into[at..at + left]);
@@ -109,6 +111,7 @@ impl<S: Stream> Connection<S> {
             self.receive_deadline = None;
         }
         let placed = received.min(in_place);
+        core.taken.add(Path::PlacedBytes, placed as u64);
         self.data_arrived(placed);
         let bytes = &buffer[..carried + received - placed];
         self.carry_bytes = 0;
@@ -166,6 +169,7 @@ impl<S: Stream> Connection<S> {
                         && let Some((into, _)) = &mut self.slots[usize::from(slot)].buffer
                     {
                         into[at..at + n].copy_from_slice(data);
+                        core.taken.add(Path::CopiedBytes, n as u64);
                         self.data_arrived(n);
                     } else {
                         self.receiving = Receiving::Data(DataPart { left: part.left - n, ..part });
@@ -185,6 +189,7 @@ impl<S: Stream> Connection<S> {
                         return;
                     };
                     rest = after;
+                    core.taken.add(Path::DataDigests, 1);
                     let matches = match part.to {
                         // What belongs nowhere was not looked at.
                         Destination::Nowhere => true,
@@ -240,6 +245,7 @@ impl<S: Stream> Connection<S> {
             return None;
         }
         let header = &bytes[..header_bytes];
+        core.taken.add(Path::HeaderDigests, self.rules.framing.digests.header.into());
         if let Err(error) = layout.check_header_digest(header) {
             count(&core.subsystem.faults.digest_errors);
             return self.refuse(core, &error, header, now);

@@ -10,10 +10,11 @@ use super::reactor::{Inbox, Reactor, Shared};
 use super::subsystem::Subsystem;
 use super::worker::Worker;
 use crate::desired::{NamespaceSpec, TargetSpec};
-use crate::driver::{NamespaceInfo, PoolTotals, TargetDriver, TargetStatus};
+use crate::driver::{NamespaceInfo, PoolTotals, ReactorStatus, TargetDriver, TargetStatus};
 use crate::error::TargetError;
 use crate::guard;
 use nvferry_io::BufferPool;
+use nvferry_io::fast_paths::{FastPaths, PathCounters};
 use nvferry_io::poller::AdaptiveSpin;
 use nvferry_io::stream::Listener;
 use nvferry_wire::trid::TrType;
@@ -35,6 +36,8 @@ pub struct UserspaceTarget {
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// The reactors' memory, to tell how much it is.
     pools: Mutex<Vec<[BufferPool; 2]>>,
+    /// Each reactor's engine, and which paths its data took.
+    taken: Vec<(&'static str, Arc<PathCounters>)>,
 }
 
 impl UserspaceTarget {
@@ -44,6 +47,7 @@ impl UserspaceTarget {
     /// Anything wrong with the files, the address or the machine. Nothing runs then.
     pub fn start(spec: TargetSpec, options: UserspaceOptions) -> Result<Arc<Self>, TargetError> {
         check(&spec)?;
+        FastPaths::check().map_err(io::Error::other).map_err(os("start the target"))?;
         let listener = Listener::bind(spec.transport.socket_addr(), options.tcp)?;
         let address = TransportId::tcp(listener.local_addr()).with_subnqn(spec.subsystem.clone());
         spec.allowed_hosts.warn_if_wide_open(&address);
@@ -70,7 +74,7 @@ impl UserspaceTarget {
         let shared = Arc::new(Shared::new(subsystem, inboxes));
 
         let mut reactors = Vec::with_capacity(count);
-        let mut pools = Vec::with_capacity(count);
+        let (mut pools, mut taken) = (Vec::with_capacity(count), Vec::with_capacity(count));
         let mut listener = Some(listener);
         for (index, sleeper) in sleepers.into_iter().enumerate() {
             let engine = options.open_engine(index).map_err(os("open an I/O engine"))?;
@@ -81,12 +85,13 @@ impl UserspaceTarget {
                 worker.core.send_pages();
             }
             pools.push([worker.core.data_pool.clone(), worker.core.capsule_pool.clone()]);
-            let spin = AdaptiveSpin::new(options.spin);
+            taken.push((worker.core.engine.name(), Arc::clone(&worker.core.taken)));
+            let spin = AdaptiveSpin::new(worker.core.paths.spin(options.spin));
             let reactor = Reactor::new(index, Arc::clone(&shared), worker, sleeper, listener.take(), spin);
             reactors.push(reactor.map_err(os("make a reactor"))?);
         }
         // From here on threads run: if one cannot be started, the target's drop ends the others.
-        let target = Self { shared, threads: Mutex::default(), pools: Mutex::new(pools) };
+        let target = Self { shared, threads: Mutex::default(), pools: Mutex::new(pools), taken };
         let mut threads = Vec::with_capacity(count);
         let mut failed = None;
         for reactor in reactors {
@@ -171,6 +176,11 @@ impl TargetDriver for UserspaceTarget {
             namespaces: subsystem.namespaces.snapshot().1.values().map(|namespace| namespace.status()).collect(),
             hosts: subsystem.hosts.status(),
             pools: self.pool_totals(),
+            reactors: self
+                .taken
+                .iter()
+                .map(|(engine, taken)| ReactorStatus { engine, paths: taken.totals() })
+                .collect(),
             faults: subsystem.faults.totals(),
         }
     }

@@ -11,6 +11,8 @@ use super::limits;
 use super::mailbox::{ConnectionKey, Letter, Mailbox};
 use super::placement::Placement;
 use super::subsystem::Subsystem;
+use nvferry_io::engine::InlineStats;
+use nvferry_io::fast_paths::{Force, Path};
 use nvferry_io::vector::IoVecs;
 use nvferry_io::{AlignedBuf, IoBuf, IoCompletion, IoEngine, IoRequest, Stream, clock};
 use nvferry_wire::{Status, StatusCode};
@@ -55,7 +57,13 @@ struct Round {
 }
 
 impl Round {
-    fn of(waiting: usize) -> Self {
+    /// The first of a turn that finds so many commands waiting.
+    fn of(waiting: usize, force: Force) -> Self {
+        match force {
+            Force::Auto => {}
+            Force::On => return Self { commands: 1, bytes: limits::ROUND_BYTES },
+            Force::Off => return Self { commands: usize::MAX, bytes: usize::MAX },
+        }
         let few = waiting <= 2 * limits::SHORT_ROUND_COMMANDS;
         let commands = if few { limits::SHORT_ROUND_COMMANDS } else { limits::LONG_ROUND_COMMANDS };
         Self { commands, bytes: limits::ROUND_BYTES }
@@ -221,7 +229,7 @@ impl<S: Stream> Worker<S> {
     pub(crate) fn settle(&mut self, now: Instant) {
         self.core.tick(now);
         self.core.lanes.refresh(&self.core.subsystem.namespaces);
-        let round = Round::of(self.core.lanes.waiting());
+        let round = Round::of(self.core.lanes.waiting(), self.core.paths.rounds);
         loop {
             self.round = round;
             self.run_lanes();
@@ -289,6 +297,7 @@ impl<S: Stream> Worker<S> {
             let Some(lane) = self.core.lanes.get_mut(id) else { return true };
             let Some(&key) = lane.waiting.front() else { return true };
             if self.round.is_over() {
+                self.core.taken.add(Path::CutRounds, 1);
                 self.core.lanes.queue(id);
                 return true;
             }
@@ -312,18 +321,16 @@ impl<S: Stream> Worker<S> {
                 continue;
             }
             if let super::command::Work::Read { offset } = slot.work
-                && slot.data_bytes >= limits::MIN_PAGES_BYTES
+                && slot.data_bytes >= self.core.paths.pages.from_bytes(limits::MIN_PAGES_BYTES)
                 && !connection.framing.digests.data
                 && offset + need as u64 <= lane.namespace().info.size_bytes
+                && let Some(pages) = self.core.pages(id, offset, need)
             {
-                let namespace = Arc::clone(lane.namespace());
-                if let Some(pages) = self.core.pages(&namespace, offset, need) {
-                    if let Some(lane) = self.core.lanes.get_mut(id) {
-                        lane.waiting.pop_front();
-                    }
-                    connection.complete_with_pages(&mut self.core, key.slot, pages);
-                    continue;
+                if let Some(lane) = self.core.lanes.get_mut(id) {
+                    lane.waiting.pop_front();
                 }
+                connection.complete_with_pages(&mut self.core, key.slot, pages);
+                continue;
             }
             let Some(buffer) = self.core.data_pool.get(need) else { return false };
             let Some(lane) = self.core.lanes.get_mut(id) else { return true };
@@ -359,7 +366,7 @@ impl<S: Stream> Worker<S> {
             return false;
         }
         let own = slot.buffer.as_mut().map(|(buffer, _)| buffer);
-        let Some(operation) = slot.work.operation(lane.namespace(), slot.data_bytes, own) else {
+        let Some(operation) = slot.work.operation(&lane.files, slot.data_bytes, own) else {
             connection.complete(core, key.slot, Status::SUCCESS, 0);
             return true;
         };
@@ -426,6 +433,9 @@ impl<S: Stream> Worker<S> {
             self.operation_ended(completion);
         }
         self.done = done;
+        let InlineStats { inline, passed_on } = self.core.engine.inline_stats();
+        self.core.taken.set(Path::Inline, inline);
+        self.core.taken.set(Path::Queued, passed_on);
         count
     }
 

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The block size that every NVMe host understands, in bytes.
@@ -119,9 +120,13 @@ pub enum FileError {
     },
 }
 
-/// An open regular file or block device.
+/// An open regular file or block device. Clones are the same open file: threads that each have one of their own do not
+/// count references in the same place.
+#[derive(Debug, Clone)]
+pub struct IoFile(Arc<Opened>);
+
 #[derive(Debug)]
-pub struct IoFile {
+struct Opened {
     file: File,
     path: PathBuf,
     kind: FileKind,
@@ -193,7 +198,7 @@ impl IoFile {
         };
         let direct = flags & libc::O_DIRECT != 0;
         let geometry = geometry_of(&file, kind, direct, memory_backed).map_err(os("find the alignment of"))?;
-        Ok(Self {
+        let opened = Opened {
             file,
             path: path.to_path_buf(),
             kind,
@@ -203,59 +208,60 @@ impl IoFile {
             writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
             memory_backed,
             no_nowait: AtomicBool::new(false),
-        })
+        };
+        Ok(Self(Arc::new(opened)))
     }
 
     /// The path that it was opened by.
     #[must_use]
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.0.path
     }
 
     /// What it is.
     #[must_use]
     pub fn kind(&self) -> FileKind {
-        self.kind
+        self.0.kind
     }
 
     /// Which file it is, whatever its path.
     #[must_use]
     pub fn identity(&self) -> FileIdentity {
-        self.identity
+        self.0.identity
     }
 
     /// The units in which it takes I/O.
     #[must_use]
     pub fn geometry(&self) -> Geometry {
-        self.geometry
+        self.0.geometry
     }
 
     /// Whether I/O goes past the page cache.
     #[must_use]
     pub fn is_direct(&self) -> bool {
-        self.direct
+        self.0.direct
     }
 
     /// Whether it may be written.
     #[must_use]
     pub fn is_writable(&self) -> bool {
-        self.writable
+        self.0.writable
     }
 
     /// Whether its bytes are memory (tmpfs, ramfs, memfd): I/O on it never waits for a device.
     #[must_use]
     pub fn is_memory_backed(&self) -> bool {
-        self.memory_backed
+        self.0.memory_backed
     }
 
     /// Whether the file takes this operation as it is. Buffered files take any.
     #[must_use]
     pub fn is_aligned(&self, offset: u64, len: u64, address: usize) -> bool {
-        let unit = u64::from(self.geometry.dio_offset_align_bytes);
-        !self.direct
+        let unit = u64::from(self.0.geometry.dio_offset_align_bytes);
+        !self.0.direct
             || (offset.is_multiple_of(unit)
                 && len.is_multiple_of(unit)
-                && address.is_multiple_of(self.geometry.dio_mem_align_bytes as usize))
+                && address.is_multiple_of(self.0.geometry.dio_mem_align_bytes as usize))
     }
 
     /// The size now, in bytes: files grow and shrink under their users.
@@ -263,11 +269,11 @@ impl IoFile {
     /// # Errors
     /// [`FileError::Os`] when the system cannot say.
     pub fn size_bytes(&self) -> Result<u64, FileError> {
-        let size = match self.kind {
-            FileKind::Regular => self.file.metadata().map(|metadata| metadata.len()),
-            FileKind::BlockDevice => device_size_bytes(&self.file),
+        let size = match self.0.kind {
+            FileKind::Regular => self.0.file.metadata().map(|metadata| metadata.len()),
+            FileKind::BlockDevice => device_size_bytes(&self.0.file),
         };
-        size.map_err(|source| FileError::Os { action: "find the size of", path: self.path.clone(), source })
+        size.map_err(|source| FileError::Os { action: "find the size of", path: self.0.path.clone(), source })
     }
 
     /// Reads until `into` is full or the file ends, on this thread. Direct I/O needs its alignment here, too.
@@ -277,7 +283,7 @@ impl IoFile {
     pub fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
         while done < into.len() {
-            match self.file.read_at(&mut into[done..], offset + done as u64) {
+            match self.0.file.read_at(&mut into[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -292,23 +298,23 @@ impl IoFile {
     /// # Errors
     /// The system's.
     pub fn write_at(&self, from: &[u8], offset: u64) -> io::Result<()> {
-        self.file.write_all_at(from, offset)
+        self.0.file.write_all_at(from, offset)
     }
 
     /// Whether trying without blocking (`RWF_NOWAIT`) makes sense here.
     pub(crate) fn may_try_nowait(&self) -> bool {
-        !self.no_nowait.load(Ordering::Relaxed)
+        !self.0.no_nowait.load(Ordering::Relaxed)
     }
 
     /// Remembers that it does not.
     pub(crate) fn never_try_nowait(&self) {
-        self.no_nowait.store(true, Ordering::Relaxed);
+        self.0.no_nowait.store(true, Ordering::Relaxed);
     }
 }
 
 impl AsFd for IoFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        self.0.file.as_fd()
     }
 }
 

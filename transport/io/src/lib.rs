@@ -11,6 +11,7 @@
 //! - [`poller`]: readiness of sockets and engines, and wake-ups from other threads.
 //! - [`mod@file`]: an open file or block device, with the alignment that it really has.
 //! - [`clock`]: what time it is.
+//! - [`fast_paths`]: which ways data takes; tests force them.
 //! - [`tally`]: counters and latencies that one thread writes and others read.
 //! - [`engine`]: file I/O behind one trait; io_uring, libaio and threads, and wrappers that inject faults or count.
 
@@ -19,6 +20,7 @@
 pub mod clock;
 mod copy;
 pub mod engine;
+pub mod fast_paths;
 pub mod file;
 pub mod memory;
 pub mod pages;

@@ -16,6 +16,7 @@ use nvferry_engine::{
     EngineError, Failure, FileBufferId, FileLimits, Operation, RemoteSegment, SegmentDesc, Slice, Waiting,
 };
 use nvferry_io::clock;
+use nvferry_io::fast_paths::Force;
 use nvferry_libnvme_sys::{ConnectOptions, ConnectRequest};
 use nvferry_wire::trid::TrType;
 use parking_lot::Mutex;
@@ -193,7 +194,11 @@ impl Remote {
         let first = current_thread();
         let rank_of = |i: usize| (first + i) % queues;
         let bytes: u64 = slices.iter().map(|slice| slice.len() as u64).sum();
-        let per_worker = slices_per_worker(bytes, slices.len() as u64);
+        let per_worker = match self.pool.paths.spread {
+            Force::Auto => slices_per_worker(bytes, slices.len() as u64),
+            Force::On => 1,
+            Force::Off => usize::MAX,
+        };
         let counts = shares(slices.len(), per_worker, queues, |i| self.load(rank_of(i)));
         // From the end, so that nothing moves up.
         for (i, &count) in counts[..queues].iter().enumerate().rev() {

@@ -1,6 +1,7 @@
 //! What a transport does and did, as plain data.
 
 use crate::config::HostDriver;
+use nvferry_io::fast_paths::PathTotals;
 use nvferry_io::tally::{Latencies, LatencyTotals};
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -144,6 +145,8 @@ pub struct TransportStatus {
     pub workers: usize,
     /// Waits of callers that drove a worker themselves meanwhile.
     pub driven_waits: u64,
+    /// Which paths each worker's data took over NVMe/TCP, and how many commands each sent.
+    pub worker_paths: Vec<PathTotals>,
     /// Targets that are attached.
     pub attachments: Vec<AttachmentStatus>,
     /// What went to and from each target, those included that have been let go of. One without a name stands for those

@@ -149,10 +149,12 @@ impl NvmeofTransport {
         };
         let pool = self.host.lock().as_ref().map(|host| Arc::clone(&host.pool));
         let (workers, driven_waits) = pool.as_ref().map_or((0, 0), |pool| (pool.len(), pool.driven_waits()));
+        let worker_paths = pool.as_ref().map(|pool| pool.paths_taken()).unwrap_or_default();
         let bounce = pool.map(|pool| pool.bounce_stats()).unwrap_or_default();
         TransportStatus {
             workers,
             driven_waits,
+            worker_paths,
             attachments,
             targets,
             bounce_in_use_bytes: bounce.in_use_bytes as u64,

@@ -3,10 +3,12 @@
 //! Times are UTC in the form of RFC 3339. Figures count from the start of what they belong to. Fields are only ever
 //! added: readers pass over what they do not know.
 
+use nvferry_io::fast_paths::{Path, PathTotals};
 use nvferry_nvmeof::{AttachmentStatus, ConnectionState, Counters, TransportStatus};
 use nvferry_target::driver::{FaultTotals, HostProof};
 use nvferry_target::{AllowedHostStatus, ControllerStatus, IoTotals, NamespaceStatus, TargetStatus};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 /// All of it.
@@ -18,6 +20,18 @@ pub struct Page {
     pub targets: Vec<Target>,
     /// Targets of others, to which segments are attached.
     pub attached: Vec<Attached>,
+    /// The worker threads of this process's hosts.
+    #[serde(default)]
+    pub workers: Vec<Thread>,
+}
+
+/// A thread of a host or a target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Thread {
+    /// A target's engine of file I/O.
+    pub engine: Option<String>,
+    /// I/O commands, and which paths their data took, by the names of [`Path`].
+    pub paths: BTreeMap<String, u64>,
 }
 
 /// A target.
@@ -35,6 +49,9 @@ pub struct Target {
     pub accounts: bool,
     /// Open connections.
     pub connections: Option<u64>,
+    /// The threads that serve.
+    #[serde(default)]
+    pub reactors: Vec<Thread>,
     /// What it offers.
     pub files: Vec<File>,
     /// The hosts that may connect; missing where every host may.
@@ -168,6 +185,7 @@ impl Page {
         Self {
             now: time(SystemTime::now()),
             targets: targets.iter().map(Target::from).collect(),
+            workers: hosts.iter().flat_map(|host| &host.worker_paths).map(|paths| Thread::new(None, paths)).collect(),
             attached: hosts.iter().flat_map(|host| &host.attachments).map(Attached::from).collect(),
         }
     }
@@ -190,6 +208,7 @@ impl From<&TargetStatus> for Target {
             since: time(status.since),
             accounts: status.accounts,
             connections: counted(status.connections as u64),
+            reactors: status.reactors.iter().map(|it| Thread::new(Some(it.engine), &it.paths)).collect(),
             files: status.namespaces.iter().map(|file| File::new(file, status.accounts)).collect(),
             allowed_hosts: status.allowed_hosts.as_ref().map(|hosts| hosts.iter().map(AllowedHost::from).collect()),
             hosts: status.controllers.iter().map(|host| Host::new(host, status.accounts)).collect(),
@@ -197,6 +216,13 @@ impl From<&TargetStatus> for Target {
             pool_used_bytes: counted(status.pools.in_use_bytes),
             pool_free_bytes: counted(status.pools.free_bytes),
         }
+    }
+}
+
+impl Thread {
+    fn new(engine: Option<&str>, paths: &PathTotals) -> Self {
+        let paths = Path::ALL.map(|path| (path.name().to_owned(), paths.get(path))).into();
+        Self { engine: engine.map(ToOwned::to_owned), paths }
     }
 }
 

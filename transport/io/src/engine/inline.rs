@@ -7,6 +7,7 @@
 use super::operation::Operation;
 use super::progress::{MAX_BYTES_PER_CALL, Step};
 use super::{IoCompletion, IoEngine, IoKind, IoRequest, blocking};
+use crate::fast_paths::{FastPaths, Force};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -23,6 +24,7 @@ pub struct InlineFirst<E> {
     inner: E,
     ended: Vec<IoCompletion>,
     stats: InlineStats,
+    force: Force,
 }
 
 /// How operations were done.
@@ -38,7 +40,7 @@ impl<E: IoEngine> InlineFirst<E> {
     /// Puts itself in front of `inner`.
     #[must_use]
     pub fn new(inner: E) -> Self {
-        Self { inner, ended: Vec::new(), stats: InlineStats::default() }
+        Self { inner, ended: Vec::new(), stats: InlineStats::default(), force: FastPaths::of_this_process().inline }
     }
 
     /// How operations were done so far.
@@ -48,10 +50,13 @@ impl<E: IoEngine> InlineFirst<E> {
     }
 
     /// The result, if the operation could be done without waiting.
-    fn try_now(request: &IoRequest) -> Option<io::Result<usize>> {
+    fn try_now(&self, request: &IoRequest) -> Option<io::Result<usize>> {
         let file = &request.file;
         let transfers = matches!(request.kind, IoKind::Read | IoKind::Write);
-        if file.is_memory_backed() {
+        if self.force.is_off() {
+            return None;
+        }
+        if file.is_memory_backed() || self.force == Force::On {
             let small = match request.kind {
                 IoKind::WriteZeroes { len } | IoKind::Deallocate { len } => len <= MAX_INLINE_ALLOCATE_BYTES,
                 IoKind::Read | IoKind::Write | IoKind::SyncData => true,
@@ -100,7 +105,7 @@ impl<E: IoEngine> IoEngine for InlineFirst<E> {
         if self.in_flight() >= self.capacity() {
             return Err(request);
         }
-        match Self::try_now(&request) {
+        match self.try_now(&request) {
             Some(result) => {
                 self.stats.inline += 1;
                 self.ended.push(IoCompletion { token: request.token, result, buf: request.buf });
@@ -112,6 +117,10 @@ impl<E: IoEngine> IoEngine for InlineFirst<E> {
                 Ok(())
             }
         }
+    }
+
+    fn inline_stats(&self) -> InlineStats {
+        self.stats
     }
 
     fn flush(&mut self) -> io::Result<()> {

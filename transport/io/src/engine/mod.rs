@@ -151,6 +151,11 @@ pub trait IoEngine: Send {
     /// When the engine itself has failed; its operations then end with errors.
     fn flush(&mut self) -> io::Result<()>;
 
+    /// How operations were done, where some may be done at once.
+    fn inline_stats(&self) -> InlineStats {
+        InlineStats::default()
+    }
+
     /// Appends what has ended to `done`, without waiting.
     fn reap(&mut self, done: &mut Vec<IoCompletion>);
 
@@ -186,6 +191,10 @@ impl<E: IoEngine + ?Sized> IoEngine for Box<E> {
 
     fn flush(&mut self) -> io::Result<()> {
         (**self).flush()
+    }
+
+    fn inline_stats(&self) -> InlineStats {
+        (**self).inline_stats()
     }
 
     fn reap(&mut self, done: &mut Vec<IoCompletion>) {

@@ -5,6 +5,7 @@ use super::inline::InlineFirst;
 use super::threads::{ThreadsConfig, ThreadsEngine};
 use super::uring::{UringConfig, UringEngine};
 use super::{IoBuf, IoEngine, IoKind, IoRequest};
+use crate::fast_paths::FastPaths;
 use crate::file::IoFile;
 use crate::pool::{BufferPool, PoolConfig};
 use std::fmt;
@@ -113,11 +114,13 @@ impl fmt::Display for EngineReport {
     }
 }
 
-/// Opens an engine for `capacity` operations at once, with [`InlineFirst`] in front of it.
+/// Opens an engine for `capacity` operations at once, with [`InlineFirst`] in front of it. What tests force
+/// ([`FastPaths`]) stands for `Auto`.
 ///
 /// # Errors
 /// [`EngineError::Unavailable`] when the one that was asked for does not work, or none does.
 pub fn open(choice: EngineChoice, capacity: usize) -> Result<(Box<dyn IoEngine>, EngineReport), EngineError> {
+    let choice = if choice == EngineChoice::Auto { FastPaths::of_this_process().engine } else { choice };
     let order = [EngineChoice::IoUring, EngineChoice::Libaio, EngineChoice::Threads];
     let mut trials: Vec<(EngineChoice, Trial)> = order.map(|engine| (engine, Trial::NotTried)).into();
     let mut last_error = None;

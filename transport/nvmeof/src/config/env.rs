@@ -3,6 +3,7 @@
 use super::text::{number, on_off};
 use super::{MAX_WORKERS, OptionsError};
 use nvferry_auth::{Secret, SecretError};
+use nvferry_io::fast_paths::FastPaths;
 
 /// Whether Direct I/O is on.
 const DIRECT_IO: &str = "MC_NVMEOF_GENERIC_DIRECT_IO";
@@ -21,6 +22,8 @@ pub struct Environment {
     pub(super) workers: Option<usize>,
     pub(super) secret: Option<Secret>,
     pub(super) controller_secret: Option<Secret>,
+    /// What tests force.
+    pub(super) paths: FastPaths,
 }
 
 impl Environment {
@@ -29,7 +32,8 @@ impl Environment {
     /// # Errors
     /// A variable that cannot be understood.
     pub fn read() -> Result<Self, OptionsError> {
-        Self::from_lookup(|name| std::env::var(name).ok())
+        let read = Self::from_lookup(|name| std::env::var(name).ok())?;
+        Ok(Self { paths: FastPaths::check()?, ..read })
     }
 
     /// Reads from what `lookup` knows. An empty variable counts as absent.
@@ -40,6 +44,7 @@ impl Environment {
             direct: get(DIRECT_IO).map(|value| on_off(DIRECT_IO, value.trim())).transpose()?,
             secret: get(SECRET).map(|value| secret(SECRET, &value)).transpose()?,
             controller_secret: get(CONTROLLER_SECRET).map(|value| secret(CONTROLLER_SECRET, &value)).transpose()?,
+            paths: FastPaths::default(),
             workers: get(NUM_WORKERS).map(workers).transpose()?.map(|workers| workers as usize),
         })
     }

@@ -12,6 +12,7 @@ use nvferry_auth::Secret;
 use nvferry_auth::file::SecretFileError;
 use nvferry_engine::EngineError;
 use nvferry_engine::error::ErrorKind;
+use nvferry_io::fast_paths::PathsError;
 use nvferry_target::AllowedHosts;
 use nvferry_target::configfs::PortOptions;
 use nvferry_wire::pdu::Digests;
@@ -103,6 +104,9 @@ pub enum OptionsError {
     /// The transport id within the text is wrong.
     #[error(transparent)]
     Trid(#[from] TridError),
+    /// What tests force of the data path.
+    #[error(transparent)]
+    Paths(#[from] PathsError),
     /// A secret, or the file that it is in.
     #[error("{option}: {why}")]
     Secret {
@@ -359,7 +363,6 @@ pub(crate) struct Settings {
     pub(crate) allowed_hosts: AllowedHosts,
     pub(crate) host_driver: HostDriver,
     pub(crate) workers: usize,
-    /// Whether somebody asked for exactly that many.
     pub(crate) direct: bool,
     /// Whether files and devices that hold something are offered all the same.
     pub(crate) overwrite: bool,
@@ -448,8 +451,8 @@ impl Settings {
                 host_id,
                 queue_depth: options.queue_depth.unwrap_or(DEFAULT_QUEUE_DEPTH),
                 digests: Digests {
-                    header: options.header_digest.unwrap_or(false),
-                    data: options.data_digest.unwrap_or(false),
+                    header: options.header_digest.unwrap_or(environment.paths.header_digest),
+                    data: options.data_digest.unwrap_or(environment.paths.data_digest),
                 },
                 kato: options.kato.unwrap_or(DEFAULT_KATO),
                 secret,

@@ -25,6 +25,7 @@ use crate::host::userspace::control::ControlHandle;
 use crate::host::userspace::queue_pair::Scratch;
 use inbox::Inbox;
 use nvferry_io::BufferPool;
+use nvferry_io::fast_paths::{FastPaths, PathCounters, PathTotals};
 use nvferry_io::poller::{AdaptiveSpin, Poller, Waker};
 use nvferry_io::pool::{PoolConfig, PoolStats};
 use parking_lot::Mutex;
@@ -56,6 +57,10 @@ pub(crate) struct WorkerPool {
     seats: Box<[Arc<Seat>]>,
     /// The workers' bounce buffers, to tell how much they are.
     bounce: Box<[BufferPool]>,
+    /// Which paths each worker's data took.
+    taken: Box<[Arc<PathCounters>]>,
+    /// What tests force.
+    pub(crate) paths: FastPaths,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -65,6 +70,7 @@ impl WorkerPool {
     /// # Errors
     /// When threads or descriptors cannot be had; none is left then.
     pub(crate) fn start(count: usize, spin: Duration, control: &ControlHandle) -> io::Result<Arc<Self>> {
+        let paths = FastPaths::of_this_process();
         let mut parts = Vec::with_capacity(count);
         for _ in 0..count {
             let (waker, sleeper) = Waker::new()?;
@@ -73,6 +79,7 @@ impl WorkerPool {
             parts.push((Arc::new(Inbox::new(waker)), sleeper, Arc::new(poller)));
         }
         let bounce: Box<[_]> = (0..count).map(|_| BufferPool::new(PoolConfig::default())).collect();
+        let taken: Box<[Arc<PathCounters>]> = (0..count).map(|_| Arc::default()).collect();
         let pool = Arc::new_cyclic(|workers: &WeakPool| {
             let seats = parts.into_iter().enumerate().map(|(worker, (inbox, sleeper, poller))| {
                 let context = Context {
@@ -82,11 +89,15 @@ impl WorkerPool {
                     pool: bounce[worker].clone(),
                     control: control.clone(),
                     local: LocalIo::default(),
+                    taken: Arc::clone(&taken[worker]),
                 };
+                let spin = AdaptiveSpin::new(paths.spin(spin));
+                let driver = Driver::new(poller, sleeper, spin, Arc::clone(&taken[worker]));
                 let worker = Worker::new(context, Arc::clone(&inbox), Weak::clone(workers));
-                Arc::new(Seat::new(inbox, worker, Driver::new(poller, sleeper, AdaptiveSpin::new(spin))))
+                Arc::new(Seat::new(inbox, worker, driver, paths.lend))
             });
-            Self { seats: seats.collect(), bounce: bounce.clone(), threads: Mutex::default() }
+            let (seats, bounce, taken) = (seats.collect(), bounce.clone(), taken.clone());
+            Self { seats, bounce, taken, paths, threads: Mutex::default() }
         });
         #[cfg(feature = "simulation")]
         if crate::simulation::adopt_workers(&pool.seats) {
@@ -123,6 +134,11 @@ impl WorkerPool {
             free_bytes: sum.free_bytes + pool.free_bytes,
             ..sum
         })
+    }
+
+    /// Which paths each worker's data took.
+    pub(crate) fn paths_taken(&self) -> Vec<PathTotals> {
+        self.taken.iter().map(|taken| taken.totals()).collect()
     }
 
     pub(crate) fn seat(&self, worker: usize) -> Option<&Seat> {

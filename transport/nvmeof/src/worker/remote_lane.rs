@@ -25,6 +25,7 @@ impl RemoteLane {
     pub(super) fn new(attachment: Arc<Attachment>, context: &Context) -> Self {
         let table = attachment.with_view(|view| Arc::clone(&view.table));
         let mut queue = QueuePair::new(table, context.pool.clone());
+        queue.count_paths_in(Arc::clone(&context.taken));
         attachment.latencies(context.worker).into_iter().for_each(|latencies| queue.note_latencies_in(latencies));
         Self { attachment, queue, socket: HostSocket::default(), asked: false }
     }

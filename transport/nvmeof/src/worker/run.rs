@@ -10,6 +10,7 @@ use crate::host::local::LocalDevice;
 use crate::host::userspace::control::ControlHandle;
 use crate::host::userspace::queue_pair::Scratch;
 use nvferry_engine::{Failure, Slice};
+use nvferry_io::fast_paths::PathCounters;
 use nvferry_io::poller::{Event, Poller};
 use nvferry_io::{BufferPool, IoCompletion};
 use std::collections::BTreeMap;
@@ -25,6 +26,8 @@ pub(super) struct Context {
     pub(super) pool: BufferPool,
     pub(super) control: ControlHandle,
     pub(super) local: LocalIo,
+    /// Which paths data took.
+    pub(super) taken: Arc<PathCounters>,
 }
 
 /// How a target's files are reached.

@@ -17,6 +17,7 @@ use super::inbox::{Inbox, Order};
 use super::run::{Rest, Worker};
 use crate::attachment::AttachmentId;
 use nvferry_engine::{Slice, Waiting};
+use nvferry_io::fast_paths::{Force, Path, PathCounters};
 use nvferry_io::poller::{AdaptiveSpin, Events, Poller, Sleeper};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -49,11 +50,12 @@ pub(super) struct Driver {
     sleeper: Sleeper,
     events: Events,
     spin: AdaptiveSpin,
+    taken: Arc<PathCounters>,
 }
 
 impl Driver {
-    pub(super) fn new(poller: Arc<Poller>, sleeper: Sleeper, spin: AdaptiveSpin) -> Self {
-        Self { poller, sleeper, events: Events::with_capacity(256), spin }
+    pub(super) fn new(poller: Arc<Poller>, sleeper: Sleeper, spin: AdaptiveSpin, taken: Arc<PathCounters>) -> Self {
+        Self { poller, sleeper, events: Events::with_capacity(256), spin, taken }
     }
 
     /// Asks the poller, for `timeout` at most; `None` is without limit.
@@ -81,6 +83,8 @@ pub(crate) struct Seat {
     worker: Mutex<Worker>,
     driver: Mutex<Driver>,
     is_lent: AtomicBool,
+    /// Whether tests force that.
+    lend: Force,
     /// It has an engine of file I/O.
     has_local_files: AtomicBool,
     /// Waits of threads that it was lent to.
@@ -99,13 +103,14 @@ impl std::fmt::Debug for Seat {
 }
 
 impl Seat {
-    pub(super) fn new(inbox: Arc<Inbox>, worker: Worker, driver: Driver) -> Self {
+    pub(super) fn new(inbox: Arc<Inbox>, worker: Worker, driver: Driver, lend: Force) -> Self {
         Self {
             waker: Arc::clone(&inbox).into(),
             inbox,
             worker: Mutex::new(worker),
             driver: Mutex::new(driver),
             is_lent: AtomicBool::new(false),
+            lend,
             has_local_files: AtomicBool::new(false),
             visits: AtomicU64::new(0),
             regular: Mutex::default(),
@@ -197,9 +202,12 @@ impl Seat {
 
     /// Decides whether the calling thread, which begins to wait, is lent the worker.
     fn lend(&self, now: Instant) -> bool {
+        if self.lend.is_off() {
+            return false;
+        }
         let thread = current_thread();
         let mut regular = self.regular.lock();
-        let soon = regular.at.is_some_and(|at| now.saturating_duration_since(at) < LEASE);
+        let soon = regular.at.is_some_and(|at| now.saturating_duration_since(at) < LEASE) || self.lend == Force::On;
         regular.at = Some(now);
         if regular.thread != Some(thread) || !soon {
             regular.waits = 0;
@@ -211,7 +219,7 @@ impl Seat {
             return self.is_lent();
         }
         regular.waits = regular.waits.saturating_add(1);
-        let is_regular = regular.waits >= REGULAR_WAITS;
+        let is_regular = regular.waits >= REGULAR_WAITS || self.lend == Force::On;
         drop(regular);
         if is_regular && !self.is_lent() && !self.has_local_files.load(Ordering::Relaxed) {
             self.is_lent.store(true, Ordering::Release);
@@ -325,6 +333,7 @@ impl Seat {
         if budget.is_zero() {
             return false;
         }
+        driver.taken.add(Path::Spins, 1);
         let until = Instant::now() + budget;
         loop {
             driver.poll(Some(Duration::ZERO));

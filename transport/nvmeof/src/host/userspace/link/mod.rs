@@ -26,6 +26,7 @@ pub(crate) use send::SendState;
 pub(crate) use slots::{Flow, MAX_SLOTS, SlotId};
 
 use crate::status::Counters;
+use nvferry_io::fast_paths::{FastPaths, PathCounters};
 use nvferry_io::stream::Stream;
 use nvferry_io::vector::IoVecs;
 use nvferry_wire::pdu::{
@@ -36,6 +37,7 @@ use nvferry_wire::{Cqe, SglDescriptor, Sqe};
 use receive::Receiver;
 use send::Sender;
 use slots::{Busy, Slots};
+use std::sync::Arc;
 
 /// Where the connection stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +98,10 @@ pub(crate) struct Link<T> {
     released: Vec<SlotId>,
     /// Whether a receive of less than was asked for means that nothing more is there. So it is for TCP.
     short_receive_is_drained: bool,
+    /// From how many bytes on a payload is received in place.
+    in_place_bytes: u32,
     stats: Counters,
+    taken: Arc<PathCounters>,
 }
 
 impl<T> Link<T> {
@@ -119,6 +124,8 @@ impl<T> Link<T> {
             ended: Vec::new(),
             released: Vec::new(),
             short_receive_is_drained: true,
+            in_place_bytes: FastPaths::of_this_process().in_place.from_bytes(payload::IN_PLACE_BYTES),
+            taken: Arc::default(),
             stats: Counters::default(),
         }
     }
@@ -241,6 +248,11 @@ impl<T> Link<T> {
         self.state = LinkState::Ended;
         debug_assert!(self.ended.is_empty(), "what has ended is to be taken first");
         self.slots.drain().map(|Busy { context, payload, .. }| (context, payload)).collect()
+    }
+
+    /// Counts there which paths data takes.
+    pub(crate) fn count_paths_in(&mut self, taken: Arc<PathCounters>) {
+        self.taken = taken;
     }
 
     /// For streams that give less than they have: a short receive then says nothing.

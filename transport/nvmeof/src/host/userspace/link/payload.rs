@@ -8,7 +8,8 @@ use std::ops::Range;
 /// Bytes that a digest is computed over at a time: they fit the first-level cache.
 const CRC_CHUNK_BYTES: usize = 4096;
 
-/// From how many bytes on a payload is received in place; below, one copy costs less than more system calls.
+/// From how many bytes on a payload is received in place, unless a test forces another number; below, one copy costs less
+/// than more system calls.
 pub(super) const IN_PLACE_BYTES: u32 = 16 << 10;
 
 /// The memory of one command. Positions count from the first byte that the command moves on the wire.
@@ -54,11 +55,11 @@ impl Payload {
     }
 
     /// Of the `left` bytes from position `at` on: how many come through a buffer before the rest can be received in
-    /// place; 0 if that can begin at once, all if it is not worth it.
-    pub(super) fn until_in_place(&self, at: u32, left: u32) -> u32 {
+    /// place; 0 if that can begin at once, all if it is not worth it, as it is from `worth_bytes` on.
+    pub(super) fn until_in_place(&self, at: u32, left: u32, worth_bytes: u32) -> u32 {
         let Self::Slice { skip, .. } = self else { return left };
         let lead = skip.saturating_sub(at);
-        if left.saturating_sub(lead) >= IN_PLACE_BYTES { lead } else { left }
+        if left.saturating_sub(lead) >= worth_bytes { lead } else { left }
     }
 
     /// Where the next bytes from position `at` on can be received without a copy: the memory and its range, of at

@@ -1,9 +1,10 @@
 //! What arrives: headers through a buffer that the worker's links share, small payloads copied out of it, large
 //! payloads received straight into the caller's memory with the next header in the same system call.
 
-use super::payload::{IN_PLACE_BYTES, Payload, digest_leased};
+use super::payload::{Payload, digest_leased};
 use super::slots::{Flow, SlotId};
 use super::{Link, LinkError, LinkState};
+use nvferry_io::fast_paths::Path;
 use nvferry_io::stream::Stream;
 use nvferry_io::vector::IoVecs;
 use nvferry_wire::digest::{Crc32c, DIGEST_LEN};
@@ -86,7 +87,7 @@ impl<T> Link<T> {
             if let Expect::Data(incoming) = &self.receiver.expect
                 && let Some(busy) = self.slots.get(incoming.slot)
             {
-                to_buffer = busy.payload.until_in_place(incoming.at, incoming.left);
+                to_buffer = busy.payload.until_in_place(incoming.at, incoming.left, self.in_place_bytes);
                 if to_buffer == 0
                     && let Some((memory, range)) = busy.payload.in_place(incoming.at, incoming.left)
                 {
@@ -103,11 +104,15 @@ impl<T> Link<T> {
             let got = match stream.recv(&mut list) {
                 Ok(0) => return Err(LinkError::Closed),
                 Ok(got) => got,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(ReceiveState::Drained),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.taken.add(Path::EmptyReceives, 1);
+                    return Ok(ReceiveState::Drained);
+                }
                 Err(error) => return Err(error.into()),
             };
             let placed = got.min(in_place);
             if placed > 0 {
+                self.taken.add(Path::PlacedBytes, placed as u64);
                 self.arrived_in_place(placed as u32)?;
             }
             self.parse(&buffer[..got - placed])?;
@@ -155,6 +160,7 @@ impl<T> Link<T> {
                     if incoming.has_digest {
                         incoming.crc.update(data);
                     }
+                    self.taken.add(Path::CopiedBytes, n as u64);
                     if let Some(busy) = self.slots.get_mut(incoming.slot) {
                         busy.payload.copy_in(incoming.at, data);
                     }
@@ -173,6 +179,7 @@ impl<T> Link<T> {
                     bytes = &bytes[n..];
                     if *have == DIGEST_LEN {
                         let (incoming, digest) = (*incoming, *digest);
+                        self.taken.add(Path::DataDigests, 1);
                         if incoming.crc.to_bytes() != digest {
                             self.stats.digest_errors += 1;
                             if let Some(busy) = self.slots.get_mut(incoming.slot) {
@@ -248,6 +255,7 @@ impl<T> Link<T> {
     /// Acts on a header, which `bytes` holds whole, with its digest and padding.
     fn header_complete(&mut self, common: &CommonHeader, bytes: &[u8]) -> Result<(), LinkError> {
         let layout = common.layout();
+        self.taken.add(Path::HeaderDigests, self.rules.framing.digests.header.into());
         if let Err(error) = layout.check_header_digest(bytes) {
             self.stats.digest_errors += 1;
             return Err(LinkError::Pdu(error));
@@ -298,7 +306,7 @@ impl<T> Link<T> {
             // A target could send such for ever, and nothing would come of it.
             return Err(LinkError::out_of_range(format!("no data came in a data PDU for command {}", pdu.cccid)));
         }
-        self.receiver.expects_large = pdu.datal >= IN_PLACE_BYTES;
+        self.receiver.expects_large = pdu.datal >= self.in_place_bytes;
         let incoming = Incoming {
             slot,
             end: pdu.end,
@@ -331,6 +339,7 @@ impl<T> Link<T> {
         if let Some(busy) = self.slots.get_mut(incoming.slot) {
             busy.moved = incoming.at;
             if incoming.end == DataEnd::LastWithSuccess {
+                self.taken.add(Path::SuccessFlag, 1);
                 self.end(incoming.slot, Cqe::new(cid, 0, Status::SUCCESS));
             }
         }
@@ -384,6 +393,7 @@ impl<T> Link<T> {
             // Its slice has ended and taken its memory along: there is nothing to answer with, and no PDU to say so.
             return Err(LinkError::GivenUp("a write that had timed out was asked for its data".into()));
         }
+        self.taken.add(Path::Solicited, 1);
         busy.moved += r2t.r2tl;
         busy.owed = r2t.r2tl;
         self.sender.solicit(slot, r2t.ttag, r2t.r2to, r2t.r2tl);

@@ -32,6 +32,7 @@ use crate::intake::lanes::LaneId;
 use crate::status::{CommandLatencies, Counters};
 use nvferry_auth::Secret;
 use nvferry_engine::{Failure, Operation, Slice};
+use nvferry_io::fast_paths::{FastPaths, PathCounters};
 use nvferry_io::stream::Stream;
 use nvferry_io::vector::IoVecs;
 use nvferry_io::{AlignedBuf, BufferPool};
@@ -169,6 +170,9 @@ pub struct QueuePair {
     /// When to look whether the target is still there, if commands are under way then.
     peer_check: Option<Instant>,
     trust_short_receives: bool,
+    /// What tests force.
+    paths: FastPaths,
+    taken: Arc<PathCounters>,
 }
 
 impl QueuePair {
@@ -176,6 +180,7 @@ impl QueuePair {
     /// are written in part.
     #[must_use]
     pub fn new(table: Arc<NamespaceTable>, pool: BufferPool) -> Self {
+        let paths = FastPaths::of_this_process();
         Self {
             intake: Intake::new(table),
             state: State::Down,
@@ -185,7 +190,9 @@ impl QueuePair {
             pool,
             last_error: None,
             peer_check: None,
-            trust_short_receives: true,
+            trust_short_receives: !paths.drained.is_off(),
+            paths,
+            taken: Arc::default(),
         }
     }
 
@@ -197,6 +204,11 @@ impl QueuePair {
     /// Notes there how long commands take.
     pub fn note_latencies_in(&mut self, latencies: Arc<CommandLatencies>) {
         self.intake.latencies = latencies;
+    }
+
+    /// Counts there which paths data takes.
+    pub fn count_paths_in(&mut self, taken: Arc<PathCounters>) {
+        self.taken = taken;
     }
 
     /// Slices, or parts of slices, that wait.
@@ -282,6 +294,7 @@ impl QueuePair {
         if !self.trust_short_receives {
             link.distrust_short_receives();
         }
+        link.count_paths_in(Arc::clone(&self.taken));
         self.link = Some(link);
         self.peer_check = Some(now + deadlines::PEER_CHECK);
         self.state = State::Establishing { step: Step::Initialize, until: now + ESTABLISH_TIME };

@@ -7,6 +7,7 @@ use crate::host::namespaces::HostNamespace;
 use crate::intake::edges::BlockPlace;
 use crate::intake::lanes::{Job, LaneId};
 use nvferry_engine::{Failure, Operation, Slice};
+use nvferry_io::fast_paths::Path;
 use nvferry_wire::fabrics::{Connect, ConnectData};
 use nvferry_wire::nvm::{NvmOpcode, ReadWrite};
 use nvferry_wire::{BlockCount, CommandId, Lba, SglDescriptor, Sqe};
@@ -58,7 +59,11 @@ impl QueuePair {
             self.intake.lanes.get_mut(lane).in_flight += 1;
             let Some(link) = &mut self.link else { break };
             match link.submit(sqe, flow, payload, op) {
-                Ok(_) => issued = true,
+                Ok(_) => {
+                    self.taken.add(Path::Commands, 1);
+                    self.taken.add(Path::InCapsule, matches!(flow, Flow::InCapsule(_)).into());
+                    issued = true;
+                }
                 Err((op, payload)) => {
                     debug_assert!(false, "the link had room");
                     self.requeue(op, payload, now);
@@ -116,7 +121,7 @@ impl QueuePair {
     /// In the capsule, if it may be that long.
     fn write_flow(&self, len: u32) -> Flow {
         let in_capsule = self.params.as_ref().map_or(0, |params| params.in_capsule_bytes);
-        if len <= in_capsule { Flow::InCapsule(len) } else { Flow::OnDemand(len) }
+        if len <= in_capsule && !self.paths.in_capsule.is_off() { Flow::InCapsule(len) } else { Flow::OnDemand(len) }
     }
 }
 
