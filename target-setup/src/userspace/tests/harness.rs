@@ -8,10 +8,10 @@ use crate::userspace::namespace::Namespace;
 use crate::userspace::placement::Placement;
 use crate::userspace::subsystem::Subsystem;
 use crate::userspace::worker::Worker;
-use nvferry_io::Stream;
 use nvferry_io::engine::{FaultControl, Faulty, ThreadsConfig, ThreadsEngine};
 use nvferry_io::stream::{MemoryStream, memory_pair};
 use nvferry_io::vector::IoVecs;
+use nvferry_io::{IoEngine, Stream};
 use nvferry_wire::pdu::{DataAlignment, Digests};
 use nvferry_wire::{ControllerId, Nqn, Nsid, TransportId};
 use std::cell::RefCell;
@@ -96,12 +96,21 @@ impl Target {
         let faults = FaultControl::new(0);
         let engine =
             Faulty::new(ThreadsEngine::new(ThreadsConfig::with_capacity(64)).unwrap(), faults.clone()).unwrap();
+        Self::with_engine(allowed_hosts, Box::new(engine), faults)
+    }
+
+    /// A target with this storage.
+    pub(super) fn on(engine: Box<dyn IoEngine>) -> Self {
+        Self::with_engine(AllowedHosts::Any, engine, FaultControl::new(0))
+    }
+
+    fn with_engine(allowed_hosts: AllowedHosts, engine: Box<dyn IoEngine>, faults: FaultControl) -> Self {
         let nqn = Nqn::new(SUBSYSTEM).unwrap();
         let address = TransportId::tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 4420))).with_subnqn(nqn.clone());
         let (serial, model) = ("1".to_owned(), "test".to_owned());
         let subsystem = Arc::new(Subsystem::new(nqn, serial, model, address, allowed_hosts));
         let (mailbox, _sleeper) = Mailbox::new().unwrap();
-        let worker = Worker::new(0, Arc::clone(&subsystem), Arc::new(Placement::new(1)), mailbox, Box::new(engine));
+        let worker = Worker::new(0, Arc::clone(&subsystem), Arc::new(Placement::new(1)), mailbox, engine);
         let dir = tempfile::tempdir().unwrap();
         Self(Rc::new(RefCell::new(Sim { worker, subsystem, faults, now: Instant::now(), dir })))
     }
@@ -128,7 +137,12 @@ impl Target {
 
     /// A new connection.
     pub(super) fn pipe(&self) -> Pipe {
-        let (ours, theirs) = memory_pair(STREAM_BYTES);
+        self.pipe_of(STREAM_BYTES)
+    }
+
+    /// A new connection of which each direction holds so many bytes.
+    pub(super) fn pipe_of(&self, stream_bytes: usize) -> Pipe {
+        let (ours, theirs) = memory_pair(stream_bytes);
         self.with(|sim| {
             let now = sim.now;
             sim.subsystem.connections.fetch_add(1, Ordering::Relaxed);

@@ -13,5 +13,6 @@ mod harness;
 mod host;
 mod hostile;
 mod malformed;
+mod rounds;
 mod stalled;
 mod time;
