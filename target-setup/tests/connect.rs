@@ -53,11 +53,12 @@ fn a_wrong_connect_is_told_which_parameter_is_wrong() {
     }
     host.connect_io(cntlid, 1, 1024, false);
     assert!(host.read(1, 0, 1, 512).is_ok());
-    // The same queue twice, and Connect on a queue that is connected.
-    let twice = Host::plain(running.tcp()).try_connect_io(cntlid, 1, 16, false);
-    assert_eq!(twice.status().code, StatusCode::CommandSequenceError);
+    // Connect on a queue that is connected, and the same queue twice, by which the host says that it has given the first up.
     let again = host.try_connect_io(cntlid, 2, 16, false);
     assert_eq!(again.status().code, StatusCode::CommandSequenceError);
+    let twice = Host::plain(running.tcp()).try_connect_io(cntlid, 1, 16, false);
+    assert_eq!(twice.status().code, StatusCode::CommandSequenceError);
+    assert!(host.receive().is_none(), "it is closed");
     running.stop();
 }
 

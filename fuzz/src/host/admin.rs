@@ -136,6 +136,7 @@ impl Attack {
                     }
                 }
                 ControllerEvent::ShutDown => self.shut_down = true,
+                ControllerEvent::Listed(_) => {}
             }
         }
     }

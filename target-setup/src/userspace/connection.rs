@@ -389,6 +389,8 @@ impl<S: Stream> Connection<S> {
             queue.keep_alive = None;
             if queue.qid.is_admin() {
                 core.subsystem.remove_controller(&queue.controller);
+            } else {
+                queue.controller.io_queue_closed(queue.qid);
             }
         }
     }

@@ -75,7 +75,18 @@ pub(crate) struct Failure {
 struct IoQueue {
     /// Where it lives; unknown while it moves to its reactor.
     handle: Option<QueueHandle>,
+    /// Nothing more is read from it. Commands that had begun may still be under way.
+    closed: bool,
     counters: Arc<IoCounters>,
+}
+
+impl IoQueue {
+    /// Tells its connection to close.
+    fn close(&self) {
+        if let Some(handle) = &self.handle {
+            handle.mailbox.post(Letter::CloseQueue(handle.key));
+        }
+    }
 }
 
 struct State {
@@ -212,11 +223,14 @@ impl Controller {
         if state.closing || state.fatal || !state.cc.enable() || state.cc.shn() != Shn::None {
             return Err(AddQueueError::NotReady);
         }
-        if state.io_queues.contains_key(&qid) {
+        if let Some(queue) = state.io_queues.get(&qid) {
+            // Its host has given the old one up: what of it has not been read is not carried out any more. The host tries
+            // again, and finds the id free when the last command of the old one has ended.
+            queue.close();
             return Err(AddQueueError::InUse);
         }
         self.record.queue_added(&counters);
-        state.io_queues.insert(qid, IoQueue { handle: None, counters });
+        state.io_queues.insert(qid, IoQueue { handle: None, closed: false, counters });
         Ok(())
     }
 
@@ -228,6 +242,19 @@ impl Controller {
             queue.handle = Some(handle);
         }
         open
+    }
+
+    /// Nothing more is read from an I/O queue.
+    pub(crate) fn io_queue_closed(&self, qid: QueueId) {
+        if let Some(queue) = self.state().io_queues.get_mut(&qid) {
+            queue.closed = true;
+        }
+    }
+
+    /// Whether it has ended, and nothing that its host sent can begin any more.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let state = self.state();
+        state.closing && state.io_queues.values().all(|queue| queue.closed)
     }
 
     /// Forgets an I/O queue, whose last command has ended.
@@ -355,9 +382,7 @@ impl State {
     }
 
     fn close_io_queues(&self) {
-        for handle in self.io_queues.values().filter_map(|queue| queue.handle.as_ref()) {
-            handle.mailbox.post(Letter::CloseQueue(handle.key));
-        }
+        self.io_queues.values().for_each(IoQueue::close);
     }
 
     fn announce(&self) {

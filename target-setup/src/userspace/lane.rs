@@ -69,6 +69,8 @@ pub(crate) struct Lane {
     pub(crate) waiting: VecDeque<CommandKey>,
     /// Commands that wait for the engine.
     pub(crate) ready: VecDeque<CommandKey>,
+    /// Commands that have all they need, and wait for the end of an orphan.
+    pub(crate) held_up: Vec<CommandKey>,
     /// In the list of lanes that have something to do.
     queued: bool,
 }
@@ -139,6 +141,7 @@ impl Lanes {
             in_engine: 0,
             waiting: VecDeque::new(),
             ready: VecDeque::new(),
+            held_up: Vec::new(),
             queued: false,
         };
         let id = self.free.pop().unwrap_or_else(|| {
@@ -211,6 +214,17 @@ impl Lanes {
         self.queue(id);
     }
 
+    /// An orphan has ended: commands that waited for one are looked at again, in their order and before all others.
+    pub(crate) fn orphan_ended(&mut self) {
+        for at in 0..self.lanes.len() {
+            if let Some(lane) = self.lanes[at].as_mut().filter(|lane| !lane.held_up.is_empty()) {
+                std::mem::take(&mut lane.held_up).into_iter().rev().for_each(|key| lane.ready.push_front(key));
+                // The place of a lane.
+                self.queue(LaneId(at as u32));
+            }
+        }
+    }
+
     /// Gives the lane a turn.
     pub(crate) fn queue(&mut self, id: LaneId) {
         if let Some(lane) = self.get_mut(id)
@@ -245,6 +259,7 @@ impl Lanes {
         if let Some(lane) = self.get_mut(id) {
             lane.waiting.retain(|&queued| queued != key);
             lane.ready.retain(|&queued| queued != key);
+            lane.held_up.retain(|&queued| queued != key);
         }
     }
 

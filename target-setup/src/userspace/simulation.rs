@@ -95,6 +95,11 @@ impl SimulatedTarget {
         Ok(Self { subsystem, reactors, next_reactor: 0 })
     }
 
+    /// Ids of controllers begin after this one.
+    pub fn give_controller_ids_after(&self, id: u16) {
+        self.subsystem.give_ids_after(id);
+    }
+
     /// How many reactors there are.
     #[must_use]
     pub fn reactors(&self) -> usize {

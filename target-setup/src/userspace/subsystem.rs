@@ -11,7 +11,7 @@ use crate::desired::AllowedHosts;
 use nvferry_auth::ControllerTerms;
 use nvferry_wire::fabrics::{Connect, ConnectData, ConnectInvalid};
 use nvferry_wire::{ControllerId, Nqn, Nsid, Status, StatusCode, TransportId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -41,6 +41,8 @@ pub(crate) struct Subsystem {
 #[derive(Default)]
 struct Controllers {
     by_id: BTreeMap<ControllerId, Arc<Controller>>,
+    /// Those whose admin queue is gone, until nothing that their hosts sent can begin any more.
+    leaving: Vec<Arc<Controller>>,
     last_id: u16,
 }
 
@@ -101,6 +103,22 @@ impl Subsystem {
     /// All controllers, to look at them without holding the lock.
     pub(crate) fn controllers(&self) -> Vec<Arc<Controller>> {
         self.lock().by_id.values().map(Arc::clone).collect()
+    }
+
+    /// The ids of all controllers that serve namespaces. One whose connection has ended is among them until nothing that
+    /// came over it, and was not read, can begin any more: what had begun then holds up what it could undo (`orphans`). A
+    /// host that lost a controller waits for that before it sends its commands again to another.
+    pub(crate) fn controller_ids(&self) -> BTreeSet<ControllerId> {
+        let mut controllers = self.lock();
+        controllers.leaving.retain(|controller| !controller.is_quiet());
+        let all = controllers.by_id.values().chain(&controllers.leaving);
+        all.filter(|controller| controller.kind == ControllerKind::Io).map(|controller| controller.id).collect()
+    }
+
+    /// Ids of controllers begin after this one: not with the same after each start, so that a host of the target's last life
+    /// does not take another's controller for the one that it had.
+    pub(crate) fn give_ids_after(&self, id: u16) {
+        self.lock().last_id = id;
     }
 
     /// What the host of this controller has to prove, if anything. Discovery is open to all.
@@ -214,6 +232,8 @@ impl Subsystem {
             // Its id may be another's by now.
             if controllers.by_id.get(&controller.id).is_some_and(|there| Arc::ptr_eq(there, controller)) {
                 controllers.by_id.remove(&controller.id);
+                controllers.leaving.retain(|controller| !controller.is_quiet());
+                controllers.leaving.push(Arc::clone(controller));
             }
         }
         controller.close();
@@ -223,11 +243,11 @@ impl Subsystem {
 impl Controllers {
     /// The next id that is free; ids come round as late as possible, so that a late message finds nobody.
     fn next_id(&mut self) -> ControllerId {
-        // Fewer controllers than ids are allowed, so one is free.
+        // Fewer controllers and connections than ids are allowed, so one is free.
         loop {
             self.last_id = if self.last_id >= ControllerId::MAX.0 { 1 } else { self.last_id + 1 };
             let id = ControllerId(self.last_id);
-            if !self.by_id.contains_key(&id) {
+            if !self.by_id.contains_key(&id) && self.leaving.iter().all(|leaving| leaving.id != id) {
                 return id;
             }
         }

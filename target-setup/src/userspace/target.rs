@@ -18,7 +18,8 @@ use nvferry_io::fast_paths::{FastPaths, PathCounters};
 use nvferry_io::poller::AdaptiveSpin;
 use nvferry_io::stream::Listener;
 use nvferry_wire::trid::TrType;
-use nvferry_wire::{Nsid, TransportId};
+use nvferry_wire::{ControllerId, Nsid, TransportId};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,6 +55,9 @@ impl UserspaceTarget {
         let has_secrets = spec.allowed_hosts.has_secrets();
         let mut subsystem = Subsystem::new(spec.subsystem, spec.serial, spec.model, address, spec.allowed_hosts);
         subsystem.max_connections = options.max_connections;
+        // Each `RandomState` has random keys from the operating system.
+        let random = RandomState::new().hash_one(std::process::id());
+        subsystem.give_ids_after((random % u64::from(ControllerId::MAX.0)) as u16);
         if has_secrets {
             subsystem.prover = Prover::start().map_err(os("start the authentication thread"))?;
         }

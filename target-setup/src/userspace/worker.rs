@@ -188,7 +188,7 @@ impl<S: Stream> Worker<S> {
             match letter {
                 Letter::CloseQueue(key) if self.is_current(key) => {
                     self.with(key.index, |connection, core, _| {
-                        connection.ends_because("its controller ended, or was shut down or reset by the host");
+                        connection.ends_because("its controller ended, or was shut down or reset by the host, or the host connected this queue anew");
                         connection.close(core);
                     });
                 }
@@ -198,7 +198,7 @@ impl<S: Stream> Worker<S> {
                 Letter::AuthTaken(key) if self.is_current(key) => {
                     self.with(key.index, |connection, core, _| connection.auth_taken(core, now));
                 }
-                Letter::OrphanEnded => self.core.released = true,
+                Letter::OrphanEnded => self.core.lanes.orphan_ended(),
                 Letter::CloseQueue(_) | Letter::AsyncEvents(_) | Letter::AuthTaken(_) | Letter::Refresh => {}
             }
         }
@@ -266,7 +266,7 @@ impl<S: Stream> Worker<S> {
                 self.core.blocked.push(lane);
             }
             if let Some(lane) = self.core.lanes.get(lane) {
-                lane.counters.waiting.set((lane.waiting.len() + lane.ready.len()) as u64);
+                lane.counters.waiting.set((lane.waiting.len() + lane.ready.len() + lane.held_up.len()) as u64);
             }
         }
     }
@@ -362,8 +362,9 @@ impl<S: Stream> Worker<S> {
         if let Some(changes) = slot.work.changes()
             && lane.namespace().orphans.hold_up(&changes, &core.mailbox)
         {
-            lane.ready.push_front(key);
-            return false;
+            // Others go on, which change other bytes.
+            lane.held_up.push(key);
+            return true;
         }
         let own = slot.buffer.as_mut().map(|(buffer, _)| buffer);
         let Some(operation) = slot.work.operation(&lane.files, slot.data_bytes, own) else {

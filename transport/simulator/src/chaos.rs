@@ -111,7 +111,8 @@ impl Sim {
         let offered = machine.files.iter().filter(|file| file.offered);
         let files = offered.map(|file| {
             let path = format!("/files/{}", file.number);
-            FileBufferDesc::new(FileBufferId(file.nsid), path, file.size, self.plan.block_bytes.into())
+            let desc = FileBufferDesc::new(FileBufferId(file.nsid), path, file.size, self.plan.block_bytes.into());
+            FileBufferDesc { identity: machine.identity(file, &self.plan), ..desc }
         });
         segment.file_buffers = files.collect();
         self.store.publish(&format!("mooncake/ram/{}", segment.name), segment.to_json());

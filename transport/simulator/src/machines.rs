@@ -10,7 +10,7 @@ use nvferry_io::{IoEngine, IoFile};
 use nvferry_nvmeof::simulation::{Holdings, Next, Part};
 use nvferry_target::userspace::simulation::{Holdings as TargetHoldings, SimulatedTarget};
 use nvferry_target::{NamespaceSpec, TargetError};
-use nvferry_wire::{Nqn, Nsid, TransportId};
+use nvferry_wire::{Nguid, Nqn, Nsid, TransportId};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -138,6 +138,12 @@ impl TargetMachine {
         format!("target{}", self.index)
     }
 
+    /// Which file its namespace says that it is.
+    #[must_use]
+    pub(crate) fn identity(&self, file: &OfferedFile, plan: &Plan) -> Option<String> {
+        Nguid::new(spec(file, plan).uuid(&self.subnqn)).map(|nguid| nguid.to_string())
+    }
+
     /// Where hosts find it.
     #[must_use]
     pub(crate) fn transport_id(&self) -> TransportId {
@@ -171,6 +177,7 @@ impl TargetMachine {
         }
         self.turn_at = vec![None; plan.reactors];
         let target = SimulatedTarget::new(self.transport_id(), self.subnqn.clone(), engines)?;
+        target.give_controller_ids_after((self.life as u16).wrapping_mul(1021) % 0x8000);
         for file in self.files.iter().filter(|file| file.offered) {
             target.add_namespace(&spec(file, plan))?;
         }

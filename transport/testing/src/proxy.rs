@@ -50,6 +50,8 @@ struct Shared {
     to_host: Mutex<Faults>,
     frozen: Mutex<Frozen>,
     thawed: Condvar,
+    /// Directions of connections that hold something because they are frozen.
+    held: AtomicUsize,
     connections: Mutex<BTreeMap<usize, [TcpStream; 2]>>,
     accepted: AtomicUsize,
     cuts: AtomicU64,
@@ -79,6 +81,7 @@ impl Proxy {
             to_host: Mutex::default(),
             frozen: Mutex::default(),
             thawed: Condvar::new(),
+            held: AtomicUsize::new(0),
             connections: Mutex::default(),
             accepted: AtomicUsize::new(0),
             cuts: AtomicU64::new(0),
@@ -129,6 +132,19 @@ impl Proxy {
                 let _ = stream.shutdown(Shutdown::Both);
             }
         }
+    }
+
+    /// Ends all connections for the host alone: through those that are frozen the target hears nothing of it.
+    pub fn cut_hosts(&self) {
+        for [host, _] in self.shared.connections.lock().unwrap().values() {
+            let _ = host.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Directions of connections that hold something back, as they are frozen: bytes, or the end of the connection.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.shared.held.load(Ordering::Relaxed)
     }
 
     /// Connections from now on lead there.
@@ -245,11 +261,7 @@ impl Shared {
             }
             let pace = (len as u64 * 1_000_000_000).checked_div(faults.bytes_per_second).unwrap_or(0);
             std::thread::sleep(faults.delay + Duration::from_nanos(pace));
-            let mut frozen = self.frozen.lock().unwrap();
-            while frozen.all || frozen.some.contains(&number) {
-                frozen = self.thawed.wait(frozen).unwrap();
-            }
-            drop(frozen);
+            self.wait_thawed(number);
             if to.write_all(&buffer[..len]).is_err() {
                 break;
             }
@@ -265,7 +277,19 @@ impl Shared {
                 return;
             }
         }
+        self.wait_thawed(number);
         let _ = to.shutdown(Shutdown::Write);
         let _ = from.shutdown(Shutdown::Read);
+    }
+
+    /// Waits as long as a connection is frozen.
+    fn wait_thawed(&self, number: usize) {
+        let is_frozen = |frozen: &mut Frozen| frozen.all || frozen.some.contains(&number);
+        let mut frozen = self.frozen.lock().unwrap();
+        if is_frozen(&mut frozen) {
+            self.held.fetch_add(1, Ordering::Relaxed);
+            drop(self.thawed.wait_while(frozen, is_frozen).unwrap());
+            self.held.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }

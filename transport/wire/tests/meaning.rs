@@ -115,6 +115,20 @@ fn an_nguid_is_written_as_a_uuid_and_read_in_any_grouping() {
 }
 
 #[test]
+fn controller_lists_have_a_count_and_an_end() {
+    let mut page = [0; IDENTIFY_LEN];
+    assert_eq!(encode_controller_list([3, 7].map(ControllerId), &mut page), 2);
+    assert_eq!(page[..8], [2, 0, 3, 0, 7, 0, 0, 0]);
+    assert_eq!(controller_list(&page).unwrap().collect::<Vec<_>>(), [3, 7].map(ControllerId));
+    assert_eq!(encode_controller_list((1..9000).map(ControllerId), &mut page), 2047);
+    assert_eq!(controller_list(&page).unwrap().last(), Some(ControllerId(2047)));
+    // One that claims more than there is room for.
+    page[..2].copy_from_slice(&[0xFF, 0xFF]);
+    assert_eq!(controller_list(&page).unwrap().count(), 2047);
+    assert!(controller_list(&page[1..]).is_err());
+}
+
+#[test]
 fn registers() {
     let cc = Cc::enabled();
     assert_eq!((cc.enable(), cc.iosqes(), cc.iocqes(), cc.css(), cc.ams(), cc.page_bytes()), (true, 6, 4, 0, 0, 4096));

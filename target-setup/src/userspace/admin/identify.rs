@@ -8,7 +8,8 @@ use super::{Asked, FIRMWARE_REVISION, Reply, expects};
 use nvferry_wire::admin::Identify;
 use nvferry_wire::identify::{
     Cns, ControllerType, IDENTIFY_LEN, IdentifyController, IdentifyNamespace, NamespaceIds, NamespaceIndependent,
-    NvmIdentifyController, NvmIdentifyNamespace, SglSupport, Vwc, encode_io_command_sets, encode_nsid_list,
+    NvmIdentifyController, NvmIdentifyNamespace, SglSupport, Vwc, encode_controller_list, encode_io_command_sets,
+    encode_nsid_list,
 };
 use nvferry_wire::{Nqn, Nsid, Sqe, StatusCode};
 use std::sync::Arc;
@@ -79,7 +80,11 @@ impl Asked<'_> {
                 }
             }
             Cns::IoCommandSets => encode_io_command_sets(page),
-            Cns::NamespaceControllerList | Cns::ControllerList => return Err(StatusCode::InvalidField),
+            Cns::ControllerList => {
+                let ids = self.subsystem.controller_ids();
+                encode_controller_list(ids.range(command.cntid..).copied(), page);
+            }
+            Cns::NamespaceControllerList => return Err(StatusCode::InvalidField),
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use super::host::{Host, SUBSYSTEM};
 use crate::desired::{AllowedHosts, NamespaceSpec};
 use crate::userspace::connection::{Connection, Ends};
-use crate::userspace::mailbox::Mailbox;
+use crate::userspace::mailbox::{ConnectionKey, Mailbox};
 use crate::userspace::namespace::Namespace;
 use crate::userspace::placement::Placement;
 use crate::userspace::subsystem::Subsystem;
@@ -73,6 +73,8 @@ pub(super) struct Sim {
     pub(super) subsystem: Arc<Subsystem>,
     pub(super) faults: FaultControl,
     pub(super) now: Instant,
+    /// A connection of which the target does not notice that something has come.
+    unread: Option<ConnectionKey>,
     dir: TempDir,
 }
 
@@ -112,7 +114,7 @@ impl Target {
         let (mailbox, _sleeper) = Mailbox::new().unwrap();
         let worker = Worker::new(0, Arc::clone(&subsystem), Arc::new(Placement::new(1)), mailbox, engine);
         let dir = tempfile::tempdir().unwrap();
-        Self(Rc::new(RefCell::new(Sim { worker, subsystem, faults, now: Instant::now(), dir })))
+        Self(Rc::new(RefCell::new(Sim { worker, subsystem, faults, now: Instant::now(), unread: None, dir })))
     }
 
     pub(super) fn with<R>(&self, act: impl FnOnce(&mut Sim) -> R) -> R {
@@ -165,6 +167,17 @@ impl Target {
         host
     }
 
+    /// The target does not get to read from the connection at this place: they are numbered as they came.
+    pub(super) fn leave_unread(&self, place: u32) {
+        self.with(|sim| sim.unread = sim.worker.connection(place).map(|connection| connection.key));
+    }
+
+    /// From now on it reads all.
+    pub(super) fn read_all(&self) {
+        self.with(|sim| sim.unread = None);
+        self.turn_until_quiet();
+    }
+
     /// Lets the target do all that it can without waiting for its storage. Tells whether it had anything to read.
     pub(super) fn turn(&self) -> bool {
         self.with(|sim| {
@@ -180,7 +193,8 @@ impl Target {
                     sim.worker.on_writable(index, now);
                     any = true;
                 }
-                if of(sim, |connection, stream| connection.wants_read() && stream.readable()) {
+                let is_unread = sim.worker.connection(index).is_some_and(|it| Some(it.key) == sim.unread);
+                if !is_unread && of(sim, |connection, stream| connection.wants_read() && stream.readable()) {
                     sim.worker.on_readable(index, now);
                     any = true;
                 }

@@ -7,6 +7,7 @@ mod access;
 mod auth;
 mod backlog;
 mod chopped;
+mod given_up;
 mod harness;
 #[allow(dead_code, reason = "the scenarios on real sockets use the rest")]
 #[path = "../../../tests/common/host.rs"]

@@ -11,7 +11,7 @@ mod namespace;
 pub use command_set::{NvmIdentifyController, NvmIdentifyNamespace, encode_io_command_sets};
 pub use controller::{ControllerType, IdentifyController, SglSupport, Vwc};
 pub use descriptors::NamespaceIds;
-pub use list::{NSID_LIST_ENTRIES, encode_nsid_list, nsid_list};
+pub use list::{NSID_LIST_ENTRIES, controller_list, encode_controller_list, encode_nsid_list, nsid_list};
 pub use namespace::{IdentifyNamespace, LBAF_COUNT, LbaFormat, NamespaceIndependent};
 
 /// Bytes of every structure that Identify returns.
@@ -43,7 +43,7 @@ pub enum Cns {
     AllocatedNamespace = 0x11,
     /// The controllers that a namespace is attached to.
     NamespaceControllerList = 0x12,
-    /// All controllers of the subsystem.
+    /// The controllers of the subsystem from CNTID on, in order: [`controller_list`].
     ControllerList = 0x13,
     /// Which I/O command sets there are.
     IoCommandSets = 0x1C,

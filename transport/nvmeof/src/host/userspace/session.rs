@@ -17,7 +17,7 @@ use crate::worker::{Order, WeakPool};
 use nvferry_engine::EngineError;
 use nvferry_engine::error::ErrorKind;
 use nvferry_io::poller::{Event, Poller};
-use nvferry_wire::{QueueId, StatusCode};
+use nvferry_wire::{ControllerId, QueueId, StatusCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,11 @@ use std::time::{Duration, Instant};
 const STABLE_TIME: Duration = Duration::from_secs(5);
 /// Rounds of receiving, acting and sending before the other targets have their turn.
 const ROUNDS_PER_TURN: usize = 32;
+
+/// Between two looks whether the controller of the last association is still there.
+const FENCE_PACE: Duration = Duration::from_millis(50);
+/// Beyond the keep-alive timeout: the time that a target has to end a controller.
+const FENCE_GRACE: Duration = Duration::from_secs(2);
 
 /// How long a controller may take to shut down. Nothing is under way any more then: it is a courtesy.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(2);
@@ -48,6 +53,16 @@ struct ScanWaiter {
     reply: Reply,
 }
 
+/// Why I/O queues are not connected yet: what was sent to the controller of the last association may still be carried out,
+/// after what is sent now. It cannot any more once the subsystem does not list that controller.
+#[derive(Debug)]
+struct Fence {
+    /// When to look again; nothing while an answer is awaited.
+    look_at: Option<Instant>,
+    /// By then the target has ended any controller whose host is silent.
+    until: Instant,
+}
+
 #[derive(Debug)]
 enum Life {
     /// Nobody has been connected yet: the first failure ends it.
@@ -69,6 +84,9 @@ pub(super) struct Session {
     controller: Controller,
     socket: HostSocket,
     association: Option<Association>,
+    /// The controller that had I/O queues last, unless it is known to be gone.
+    last_controller: Option<ControllerId>,
+    fence: Option<Fence>,
     identities: Identities,
     /// The next list of namespaces is the first of its association.
     first_scan: bool,
@@ -103,6 +121,8 @@ impl Session {
             controller,
             socket: HostSocket::default(),
             association: None,
+            last_controller: None,
+            fence: None,
             identities,
             first_scan: true,
             failures: 0,
@@ -124,8 +144,10 @@ impl Session {
             Life::Attaching(_) | Life::Attached | Life::Over => None,
         };
         let queues = self.queues.iter().filter(|queue| queue.wanted).filter_map(|queue| queue.retry_at);
-        let queues = if self.association.is_some() { queues.min() } else { None };
-        [self.controller.next_timer(), self.retry_at, self.goes_on_at, closing, queues].into_iter().flatten().min()
+        let queues = if self.association.is_some() && self.fence.is_none() { queues.min() } else { None };
+        let fence = self.fence.as_ref().and_then(|fence| fence.look_at);
+        let times = [self.controller.next_timer(), self.retry_at, self.goes_on_at, closing, queues, fence];
+        times.into_iter().flatten().min()
     }
 
     /// The socket says that there is something to do; [`Self::tick`] does it.
@@ -138,6 +160,13 @@ impl Session {
         self.goes_on_at = None;
         if self.retry_at.is_some_and(|at| at <= now) {
             self.connect(poller, now);
+        }
+        if let Some(fence) = &mut self.fence
+            && fence.look_at.is_some_and(|at| at <= now)
+            && let Some(last) = self.last_controller
+        {
+            fence.look_at = None;
+            self.controller.look_for(last, now);
         }
         if let Err(error) = self.controller.tick(now) {
             self.lost(&error, now);
@@ -188,8 +217,9 @@ impl Session {
             // What an event leads to may be a command, which the next round sends.
             for event in events {
                 match event {
-                    ControllerEvent::Ready(association) => self.associated(association),
+                    ControllerEvent::Ready(association) => self.associated(association, now),
                     ControllerEvent::Namespaces { namespaces, ticket } => self.scanned(namespaces, ticket, now),
+                    ControllerEvent::Listed(is_there) => self.last_controller_listed(is_there, now),
                     ControllerEvent::ShutDown => self.end(),
                 }
             }
@@ -198,7 +228,7 @@ impl Session {
     }
 
     /// The controller is ready for I/O queues.
-    fn associated(&mut self, association: Association) {
+    fn associated(&mut self, association: Association, now: Instant) {
         let again = matches!(self.life, Life::Attached);
         tracing::info!(
             target: "nvferry::host",
@@ -223,9 +253,44 @@ impl Session {
             view.queues = queues;
         });
         self.attachment.set_state(ConnectionState::Connected);
+        // A target that gives this one its id has nothing of the last one any more.
+        self.last_controller = self.last_controller.filter(|last| *last != association.cntlid);
+        if let Some(last) = self.last_controller {
+            self.controller.look_for(last, now);
+            self.fence = Some(Fence { look_at: None, until: now + self.settings.kato + FENCE_GRACE });
+        }
         self.association = Some(association);
         for queue in &mut self.queues {
             *queue = QueueState { wanted: queue.wanted, ..QueueState::default() };
+        }
+    }
+
+    /// The target says whether it still has the controller of the last association.
+    fn last_controller_listed(&mut self, is_there: Option<bool>, now: Instant) {
+        let Some(fence) = &mut self.fence else { return };
+        if is_there == Some(true) && now < fence.until {
+            fence.look_at = Some(now + FENCE_PACE);
+            return;
+        }
+        let (peer, last) = (&self.attachment.target, self.last_controller.map(|last| last.0));
+        match is_there {
+            Some(false) => {}
+            Some(true) => tracing::warn!(
+                target: "nvferry::host", %peer, last, "the target still lists the controller that was lost; going on without it"
+            ),
+            None => {
+                tracing::debug!(target: "nvferry::host", %peer, last, "the target does not tell which controllers it has")
+            }
+        }
+        (self.fence, self.last_controller) = (None, None);
+        self.connect_wanted();
+    }
+
+    fn connect_wanted(&mut self) {
+        for worker in 0..self.queues.len() {
+            if self.queues[worker].wanted {
+                self.connect_queue(worker);
+            }
         }
     }
 
@@ -274,11 +339,7 @@ impl Session {
             let ticket = Some(self.controller.rescan(now));
             self.waiters.iter_mut().filter(|waiter| waiter.ticket.is_none()).for_each(|waiter| waiter.ticket = ticket);
         }
-        for worker in 0..self.queues.len() {
-            if self.queues[worker].wanted {
-                self.connect_queue(worker);
-            }
-        }
+        self.connect_wanted();
     }
 
     /// The association is no more, or could not be made.
@@ -286,6 +347,12 @@ impl Session {
         self.controller.lost(error, self.socket.stream());
         self.socket.close();
         let association = self.association.take();
+        // One that had to wait for the last one has no I/O queues.
+        if let Some(association) = &association
+            && self.fence.take().is_none()
+        {
+            self.last_controller = Some(association.cntlid);
+        }
         let was_associated = association.is_some();
         if was_associated || matches!(self.life, Life::Attached) {
             let id = self.attachment.id;
@@ -337,6 +404,8 @@ impl Session {
             let subnqn = destination.subnqn.clone();
             self.destination = destination;
             self.lost(&LinkError::GivenUp("the target moved".into()), now);
+            // Another target knows nothing of it.
+            self.last_controller = None;
             self.controller = Controller::new(self.settings.clone(), subnqn, self.queues.len() as u32, now);
             self.failures = 0;
             self.retry_at = Some(now);
@@ -358,6 +427,9 @@ impl Session {
     }
 
     fn connect_queue(&mut self, worker: usize) {
+        if self.fence.is_some() {
+            return;
+        }
         let Some(association) = &self.association else { return };
         let Some(pool) = self.pool.upgrade() else { return };
         let Some(seat) = pool.seat(worker) else { return };

@@ -75,6 +75,8 @@ pub enum ControllerEvent {
         /// See [`Controller::rescan`].
         ticket: u64,
     },
+    /// Whether the subsystem still has the controller that was asked for; `None` where it does not tell.
+    Listed(Option<bool>),
     /// It was shut down as asked.
     ShutDown,
 }
@@ -93,6 +95,7 @@ enum AdminCommand {
     ChangedNamespaces,
     ActiveNamespaces,
     IdentifyNamespace(Nsid),
+    Controllers { from: ControllerId },
     AsyncEvent,
     KeepAlive,
     ShutDown,
@@ -218,6 +221,13 @@ impl Controller {
             self.scan_if_wanted(now);
         }
         ticket
+    }
+
+    /// Asks whether the subsystem has a controller. The answer is [`ControllerEvent::Listed`].
+    pub fn look_for(&mut self, cntlid: ControllerId, now: Instant) {
+        if self.state == State::Live {
+            self.list_controllers(cntlid, now);
+        }
     }
 
     /// Asks the controller to shut down. Drive it until [`ControllerEvent::ShutDown`], or give it up.

@@ -14,7 +14,7 @@ use nvferry_wire::admin::{GetLogPage, Identify, SetFeatures, async_event_request
 use nvferry_wire::async_event::{AsyncEvent, AsyncEventKind};
 use nvferry_wire::fabrics::{Cap, Cc, Connect, ConnectData, Csts, Property, PropertyGet, PropertySet, Shn, Shst};
 use nvferry_wire::feature::{AsyncEventConfig, FeatureId, NumberOfQueues};
-use nvferry_wire::identify::{Cns, IDENTIFY_LEN, IdentifyController};
+use nvferry_wire::identify::{Cns, IDENTIFY_LEN, IdentifyController, controller_list};
 use nvferry_wire::log_page::{CHANGED_NAMESPACES_LEN, LogPageId};
 use nvferry_wire::{CommandId, ControllerId, Cqe, Nsid, QueueId};
 use std::time::Instant;
@@ -176,6 +176,11 @@ impl Controller {
                 let step = self.scan.identified(nsid, cqe.status.is_success().then_some(data));
                 self.scan_step(step, now);
             }
+            AdminCommand::Controllers { from } => {
+                let first = if cqe.status.is_success() { controller_list(data).ok() } else { None };
+                let is_there = first.map(|mut list| list.any(|cntlid| cntlid == from));
+                self.events.push(ControllerEvent::Listed(is_there));
+            }
             AdminCommand::AsyncEvent => self.event(cqe, now),
             AdminCommand::KeepAlive => success("Keep Alive", cqe)?,
             AdminCommand::ShutDown => {
@@ -271,6 +276,11 @@ impl Controller {
         let sqe = GetLogPage::new(LogPageId::ChangedNamespaces, CHANGED_NAMESPACES_LEN as u32).sqe(CID);
         let payload = Payload::Bytes(vec![0; CHANGED_NAMESPACES_LEN].into());
         self.send(AdminCommand::ChangedNamespaces, sqe, Flow::ToHost(CHANGED_NAMESPACES_LEN as u32), payload, now);
+    }
+
+    pub(super) fn list_controllers(&mut self, from: ControllerId, now: Instant) {
+        let command = Identify { cntid: from, ..Identify::of(Cns::ControllerList, Nsid::NONE) };
+        self.identify(AdminCommand::Controllers { from }, command, now);
     }
 
     fn identify(&mut self, command: AdminCommand, identify: Identify, now: Instant) {
