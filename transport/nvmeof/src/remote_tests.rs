@@ -98,3 +98,25 @@ fn p08_a_target_that_comes_back_with_fewer_queues_still_gets_everything() {
     assert_eq!(target.qids(), [1]);
     assert!(target.store() == expected, "neighbouring writes share blocks, and none undid another");
 }
+
+/// A target that restarted may have other files under the ids of those that were there: they are looked at first.
+#[test]
+fn p08_no_io_queue_is_made_before_it_is_known_which_files_a_target_has() {
+    let target = SocketTarget::start(script(4), store(4));
+    let transport = crate::factory(NvmeofOptions::new().workers(4)).install_transport("host", None).unwrap();
+    let remote = transport.attach(&segment(&target), Instant::now() + PATIENCE).unwrap();
+    target.sleep();
+    target.list_slowly(Duration::from_millis(300));
+    target.wake(4);
+    let deadline = Instant::now() + PATIENCE;
+    while target.lists().is_empty() {
+        assert!(Instant::now() < deadline, "the host does not come back");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // The association stands, and the answer is on its way, when somebody wants an I/O queue.
+    let (memory, outcomes) = (memory(4096), Outcomes::new());
+    submit(&*remote, &outcomes, &[(Operation::Read, 0, &memory)]);
+    wait_for(&outcomes, 1);
+    assert_eq!(target.lists()[0], Some(Vec::new()), "an I/O queue came before the list");
+    assert_eq!(target.qids().len(), 1);
+}

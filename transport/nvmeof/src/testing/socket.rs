@@ -5,7 +5,10 @@ use super::scripted::ScriptedTarget;
 use nvferry_io::TcpStream;
 use nvferry_io::poller::{Events, Interest, Poller, Trigger};
 use nvferry_io::stream::TcpOptions;
+use nvferry_wire::Sqe;
+use nvferry_wire::admin::{AdminOpcode, Identify};
 use nvferry_wire::fabrics::{Connect, FABRICS_OPCODE, FabricsType};
+use nvferry_wire::identify::Cns;
 use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex};
@@ -25,6 +28,10 @@ struct Shared {
     connections: Mutex<Vec<std::net::TcpStream>>,
     /// Whether new connections are closed at once.
     deaf: Mutex<bool>,
+    /// How long it takes to answer which namespaces there are.
+    list_takes: Mutex<Duration>,
+    /// For each time that it was asked: the I/O queues that were there when it had answered; `None` while it has not.
+    lists: Mutex<Vec<Option<Vec<u16>>>>,
 }
 
 impl SocketTarget {
@@ -38,6 +45,8 @@ impl SocketTarget {
             qids: Mutex::default(),
             connections: Mutex::default(),
             deaf: Mutex::new(false),
+            list_takes: Mutex::default(),
+            lists: Mutex::default(),
         });
         let accepting = Arc::clone(&shared);
         std::thread::spawn(move || {
@@ -68,6 +77,17 @@ impl SocketTarget {
         script.waiting_event = None;
         self.shared.qids.lock().unwrap().clear();
         *self.shared.deaf.lock().unwrap() = false;
+    }
+
+    /// From now on it takes its time to tell which namespaces there are.
+    pub(crate) fn list_slowly(&self, takes: Duration) {
+        *self.shared.list_takes.lock().unwrap() = takes;
+        self.shared.lists.lock().unwrap().clear();
+    }
+
+    /// For each time that it was asked since: the I/O queues that were there when it answered; `None` while it has not.
+    pub(crate) fn lists(&self) -> Vec<Option<Vec<u16>>> {
+        self.shared.lists.lock().unwrap().clone()
     }
 
     /// I/O queues that were connected since it woke.
@@ -108,6 +128,15 @@ impl Shared {
                     if !is_admin {
                         self.qids.lock().unwrap().push(qid.0);
                     }
+                }
+                let is_list = |sqe: &Sqe| {
+                    sqe.opcode() == AdminOpcode::Identify as u8
+                        && Identify::decode(sqe).is_ok_and(|identify| identify.cns == Cns::ActiveNamespaceList)
+                };
+                if is_admin && heard.command().is_some_and(|sqe| is_list(&sqe)) {
+                    self.lists.lock().unwrap().push(None);
+                    std::thread::sleep(*self.list_takes.lock().unwrap());
+                    *self.lists.lock().unwrap().last_mut().unwrap() = Some(self.qids.lock().unwrap().clone());
                 }
                 if is_admin {
                     self.script.lock().unwrap().answer(&mut target, &heard);
