@@ -113,7 +113,8 @@ impl RemoteLane {
     }
 
     fn report_loss(&mut self, error: LinkError, context: &mut Context) {
-        context.control.send(ControlMessage::QueueLost { id: self.attachment.id, worker: context.worker, error });
+        let (id, worker, worked) = (self.attachment.id, context.worker, self.queue.has_worked());
+        context.control.send(ControlMessage::QueueLost { id, worker, worked, error });
         self.asked = false;
         self.ask_if_wanted(context);
     }

@@ -56,7 +56,7 @@ pub(crate) enum ControlMessage {
     /// A worker's I/O queue stands.
     QueueUp { id: AttachmentId, worker: usize },
     /// A worker's I/O queue broke, or could not be made.
-    QueueLost { id: AttachmentId, worker: usize, error: LinkError },
+    QueueLost { id: AttachmentId, worker: usize, worked: bool, error: LinkError },
     /// Shut the controller down, by the deadline, and forget the target.
     Close { id: AttachmentId, deadline: Instant, done: Arc<Latch> },
     /// End.
@@ -188,8 +188,8 @@ impl ControlLoop {
             ControlMessage::Rescan { id } => self.with(id, |session| session.rescan(now)),
             ControlMessage::QueueWanted { id, worker } => self.with(id, |session| session.queue_wanted(worker, now)),
             ControlMessage::QueueUp { id, worker } => self.with(id, |session| session.queue_up(worker, now)),
-            ControlMessage::QueueLost { id, worker, error } => {
-                self.with(id, |session| session.queue_lost(worker, &error, now));
+            ControlMessage::QueueLost { id, worker, worked, error } => {
+                self.with(id, |session| session.queue_lost(worker, worked, &error, now));
             }
             ControlMessage::Close { id, deadline, done } => match self.sessions.get_mut(&id) {
                 Some(session) => session.close(deadline, done, now),

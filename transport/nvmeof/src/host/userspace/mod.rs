@@ -7,7 +7,8 @@
 //! - [`controller`]: one admin queue: from Connect to namespaces, keep-alive and events.
 //!
 //! What drives them over real sockets, besides the [workers](crate::worker):
-//! - [`control`]: the thread that runs all admin queues; [`session`]: one target, kept up.
+//! - [`control`]: the thread that runs all admin queues; [`session`]: one target, kept up;
+//!   [`reconnect`]: when its I/O queues are made again.
 
 mod auth;
 mod connect;
@@ -15,6 +16,7 @@ pub(crate) mod control;
 pub mod controller;
 pub(crate) mod link;
 pub mod queue_pair;
+mod reconnect;
 pub(crate) mod session;
 pub(crate) mod socket;
 

@@ -7,6 +7,7 @@ use super::control::{Destination, Reply};
 use super::controller::{Association, Controller, ControllerEvent, queue_params};
 use super::link::LinkError;
 use super::queue_pair::backoff;
+use super::reconnect::Reconnect;
 use super::socket::{HostSocket, Progress};
 use crate::attachment::{Attachment, Latch};
 use crate::config::HostSettings;
@@ -21,8 +22,6 @@ use nvferry_wire::{ControllerId, QueueId, StatusCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// An I/O queue that stood for this long has its next failure forgiven.
-const STABLE_TIME: Duration = Duration::from_secs(5);
 /// Rounds of receiving, acting and sending before the other targets have their turn.
 const ROUNDS_PER_TURN: usize = 32;
 
@@ -33,17 +32,6 @@ const FENCE_GRACE: Duration = Duration::from_secs(2);
 
 /// How long a controller may take to shut down. Nothing is under way any more then: it is a courtesy.
 const SHUTDOWN_TIME: Duration = Duration::from_secs(2);
-
-/// One worker's I/O queue, as the control thread sees it.
-#[derive(Debug, Clone, Copy, Default)]
-struct QueueState {
-    /// The worker waits for it.
-    wanted: bool,
-    failures: u8,
-    /// Not before this.
-    retry_at: Option<Instant>,
-    up_since: Option<Instant>,
-}
 
 /// Who waits for a scan.
 #[derive(Debug)]
@@ -94,7 +82,7 @@ pub(super) struct Session {
     retry_at: Option<Instant>,
     /// Its turn ended before there was nothing left to do.
     goes_on_at: Option<Instant>,
-    queues: Vec<QueueState>,
+    queues: Vec<Reconnect>,
     waiters: Vec<ScanWaiter>,
     life: Life,
 }
@@ -128,7 +116,7 @@ impl Session {
             failures: 0,
             retry_at: Some(now),
             goes_on_at: None,
-            queues: vec![QueueState::default(); workers],
+            queues: vec![Reconnect::default(); workers],
             waiters: Vec::new(),
             life: Life::Attaching(reply),
         }
@@ -143,7 +131,7 @@ impl Session {
             Life::Closing { deadline, .. } => Some(*deadline),
             Life::Attaching(_) | Life::Attached | Life::Over => None,
         };
-        let queues = self.queues.iter().filter(|queue| queue.wanted).filter_map(|queue| queue.retry_at);
+        let queues = self.queues.iter().filter_map(Reconnect::timer);
         let queues = if self.association.is_some() && self.fence.is_none() { queues.min() } else { None };
         let fence = self.fence.as_ref().and_then(|fence| fence.look_at);
         let times = [self.controller.next_timer(), self.retry_at, self.goes_on_at, closing, queues, fence];
@@ -174,8 +162,7 @@ impl Session {
             self.drive(now);
         }
         for worker in 0..self.queues.len() {
-            let queue = &self.queues[worker];
-            if queue.wanted && queue.retry_at.is_none_or(|at| at <= now) {
+            if self.queues[worker].is_due(now) {
                 self.connect_queue(worker);
             }
         }
@@ -260,9 +247,7 @@ impl Session {
             self.fence = Some(Fence { look_at: None, until: now + self.settings.kato + FENCE_GRACE });
         }
         self.association = Some(association);
-        for queue in &mut self.queues {
-            *queue = QueueState { wanted: queue.wanted, ..QueueState::default() };
-        }
+        self.queues.iter_mut().for_each(Reconnect::forget);
     }
 
     /// The target says whether it still has the controller of the last association.
@@ -450,29 +435,24 @@ impl Session {
     pub(super) fn queue_wanted(&mut self, worker: usize, now: Instant) {
         let Some(queue) = self.queues.get_mut(worker) else { return };
         queue.wanted = true;
-        if queue.retry_at.is_none_or(|at| at <= now) {
+        if queue.is_due(now) {
             self.connect_queue(worker);
         }
     }
 
     pub(super) fn queue_up(&mut self, worker: usize, now: Instant) {
         if let Some(queue) = self.queues.get_mut(worker) {
-            queue.up_since = Some(now);
+            queue.up(now);
         }
         let (qid, cntlid) = (self.rank(worker) + 1, self.association.as_ref().map(|it| it.cntlid.0));
         tracing::info!(target: "nvferry::host", peer = %self.attachment.target, cntlid, qid, worker, "queue connected");
     }
 
-    /// A worker's queue broke.
-    pub(super) fn queue_lost(&mut self, worker: usize, error: &LinkError, now: Instant) {
+    /// A worker's queue broke; `worked` tells whether it had moved data.
+    pub(super) fn queue_lost(&mut self, worker: usize, worked: bool, error: &LinkError, now: Instant) {
         let rank = self.rank(worker);
         let Some(queue) = self.queues.get_mut(worker) else { return };
-        if queue.up_since.take().is_some_and(|since| now.saturating_duration_since(since) >= STABLE_TIME) {
-            queue.failures = 0;
-        }
-        // The first time at once: one connection may break for reasons of its own.
-        queue.retry_at = queue.failures.checked_sub(1).map(|failures| now + backoff(failures));
-        queue.failures = queue.failures.saturating_add(1);
+        queue.lost(worked, now);
         if let Some(Association { cntlid, .. }) = &self.association {
             let (peer, qid) = (&self.attachment.target, rank + 1);
             tracing::warn!(

@@ -170,6 +170,8 @@ pub struct QueuePair {
     /// When to look whether the target is still there, if commands are under way then.
     peer_check: Option<Instant>,
     trust_short_receives: bool,
+    /// A command was carried out on this connection, or on the last one while there is none.
+    has_worked: bool,
     /// What tests force.
     paths: FastPaths,
     taken: Arc<PathCounters>,
@@ -191,6 +193,7 @@ impl QueuePair {
             last_error: None,
             peer_check: None,
             trust_short_receives: !paths.drained.is_off(),
+            has_worked: false,
             paths,
             taken: Arc::default(),
         }
@@ -227,6 +230,12 @@ impl QueuePair {
     #[must_use]
     pub fn is_down(&self) -> bool {
         self.state == State::Down
+    }
+
+    /// Whether a command was carried out on its connection, or on its last one while it has none.
+    #[must_use]
+    pub fn has_worked(&self) -> bool {
+        self.has_worked
     }
 
     /// Commands under way, those included that nobody waits for any more.
@@ -277,6 +286,7 @@ impl QueuePair {
     pub fn connecting(&mut self, params: Arc<QueueParams>, now: Instant) {
         self.intake.set_max_transfer(params.max_transfer_bytes);
         self.params = Some(params);
+        self.has_worked = false;
         self.state = State::Establishing { step: Step::Stream, until: now + ESTABLISH_TIME };
     }
 

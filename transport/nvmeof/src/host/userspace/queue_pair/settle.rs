@@ -34,6 +34,7 @@ impl QueuePair {
                 (true, Some(fault)) => Some(Trouble::Data(fault)),
                 (true, None) => None,
             };
+            self.has_worked |= trouble.is_none() && matches!(self.state, State::Ready);
             match context {
                 Op::Connect => result = self.connect_answered(cqe),
                 Op::Authenticate => result = self.auth_answered(cqe, &payload, fault),

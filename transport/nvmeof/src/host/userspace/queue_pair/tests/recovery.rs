@@ -76,6 +76,30 @@ fn p08_what_was_under_way_is_sent_again_on_the_next_connection() {
     (0..40).for_each(|i| assert!(store[i * 4096..][..4096].iter().all(|&b| b == i as u8)));
 }
 
+/// How long a queue waits to be made again depends on it.
+#[test]
+fn p08_a_queue_has_worked_when_a_command_was_carried_out_on_this_connection() {
+    let mut rig = Rig::ready();
+    let mut store = store(2);
+    assert!(!rig.queue.has_worked(), "Connect is no work");
+    let memory = memory(512);
+    rig.read(1, 0, &memory);
+    let cid = rig.hear_one().command().unwrap().cid();
+    rig.target.complete(cid, Status::permanent(StatusCode::UnrecoveredReadError));
+    rig.drive().unwrap();
+    assert!(!rig.queue.has_worked(), "nor is an error");
+    let request = rig.read(1, 0, &memory);
+    rig.serve(&mut store);
+    rig.assert_completed(request);
+    assert!(rig.queue.has_worked());
+    rig.target.stream.outgoing().cut(nvferry_io::stream::Cut::Close);
+    rig.drive().unwrap_err();
+    assert!(rig.queue.has_worked(), "it had, when it broke");
+    rig.connect(16 << 20);
+    rig.open();
+    assert!(!rig.queue.has_worked(), "this connection is another");
+}
+
 #[test]
 fn p06_a_withdrawn_file_fails_its_requests_and_no_others() {
     let mut rig = Rig::ready();
