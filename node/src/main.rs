@@ -6,6 +6,7 @@
 //! Exit status: 0 done; 1 it failed, and one sentence on standard error says why; 2 the command line is wrong.
 
 mod cli;
+mod descriptors;
 mod files;
 mod log;
 mod metadata;

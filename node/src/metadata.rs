@@ -1,11 +1,11 @@
 //! `nvferry metadata`: the metadata service, until it is told to stop.
 
 use crate::cli::MetadataArgs;
+use crate::descriptors;
 use crate::log::Log;
 use crate::output;
 use crate::signals::StopSignal;
 use anyhow::{Context, Result, anyhow, bail};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nvferry_engine::metadata::secret_file::read_secret;
 use nvferry_store::metadata::{Limits, TlsFiles, Token};
 use nvferry_store::{MetadataServer, MetadataServerOptions};
@@ -111,11 +111,8 @@ fn default_file(directory: &Path, listen: &str) -> PathBuf {
 /// The usual bounds, and no more connections than this process may have descriptors.
 fn limits() -> Limits {
     let usual = Limits::default();
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return usual };
-    let wanted = (usual.connections + OTHER_DESCRIPTORS) as u64;
-    let allowed = wanted.clamp(soft, hard.max(soft));
-    let got = if allowed > soft && setrlimit(Resource::RLIMIT_NOFILE, allowed, hard).is_err() { soft } else { allowed };
-    let connections = usize::try_from(got).unwrap_or(usize::MAX).saturating_sub(OTHER_DESCRIPTORS);
+    let got = descriptors::ask_for(usual.connections + OTHER_DESCRIPTORS);
+    let connections = got.saturating_sub(OTHER_DESCRIPTORS);
     Limits { connections: connections.clamp(1, usual.connections), ..usual }
 }
 
@@ -134,8 +131,8 @@ mod tests {
     #[test]
     fn there_are_never_more_connections_than_descriptors() {
         let limits = limits();
-        let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
-        assert!(limits.connections as u64 <= soft, "{} connections, {soft} descriptors", limits.connections);
+        let soft = descriptors::ask_for(0);
+        assert!(limits.connections <= soft, "{} connections, {soft} descriptors", limits.connections);
         assert!(limits.connections <= Limits::default().connections);
     }
 }

@@ -1,6 +1,7 @@
 //! `nvferry target`: serves files as a segment until it is told to stop, and withdraws the segment then.
 
 use crate::cli::{OfferArgs, TargetArgs};
+use crate::descriptors;
 use crate::files::{self, LocalFile};
 use crate::log::Log;
 use crate::output::{say, size};
@@ -9,9 +10,13 @@ use anyhow::{Context, Result, bail};
 use nvferry_engine::{Deadline, TransferEngine};
 use nvferry_nvmeof::NvmeofOptions;
 use nvferry_observe::{Exporter, ExporterSocket, Observer};
+use nvferry_target::userspace::limits;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+/// Descriptors for all connections that a target takes (of hosts, and of strangers), its files, and its pipes; all that there
+/// are where the system allows fewer.
+const DESCRIPTORS: usize = limits::MAX_CONNECTIONS + 2 * limits::MAX_STRANGERS + 1024;
 /// What is under way when it is told to stop has this long to end.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -20,6 +25,7 @@ pub(crate) fn run(args: &TargetArgs, log: Log) -> Result<()> {
     let transport =
         format!("{} target_driver={}", transport_text(&args.offer)?, one_word("target-driver", &args.target_driver)?);
     let mut files = wanted(&args.offer)?;
+    descriptors::ask_for(DESCRIPTORS + files.len());
     let metrics = args.metrics_listen.as_deref().map(ExporterSocket::bind).transpose()?;
     let mut options = NvmeofOptions::new();
     if let Some(socket) = &metrics {

@@ -47,6 +47,10 @@ impl QueueAuth {
     pub(crate) fn new(terms: ControllerTerms) -> Self {
         Self { exchange: Arc::new(Mutex::new(ControllerExchange::new(terms))), proved: false, sending: None }
     }
+
+    pub(crate) fn is_proved(&self) -> bool {
+        self.proved
+    }
 }
 
 /// A message to be taken in.
@@ -229,6 +233,7 @@ impl<S: Stream> Connection<S> {
                         qid = queue.qid.0, "host authenticated"
                     );
                 }
+                self.becomes_known(core);
             }
             Standing::Proved | Standing::Open => {}
             Standing::Failed(why) => self.auth_refused(core, why, now),

@@ -8,7 +8,7 @@
 
 use super::auth::QueueAuth;
 use super::command::Work;
-use super::controller::Controller;
+use super::controller::{Controller, ControllerKind};
 use super::core::Core;
 use super::counters::{IoCounters, count};
 use super::lane::{CommandKey, LaneId};
@@ -16,6 +16,7 @@ use super::limits;
 use super::mailbox::ConnectionKey;
 use super::receive::Receiving;
 use super::send::{Payload, SendQueue, Sent};
+use super::subsystem::Subsystem;
 use super::worker::Scratch;
 use nvferry_io::{PoolBuf, Stream};
 use nvferry_wire::pdu::{Framing, MAX_HEADER_BYTES, PduRules, Role, TERM_REQ_MAX_LEN, TermReq};
@@ -23,6 +24,7 @@ use nvferry_wire::{CommandId, QueueId, Sqe};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// How far a connection has come.
@@ -337,6 +339,19 @@ impl<S: Stream> Connection<S> {
         core.has_to_send(self.key.index);
     }
 
+    /// Whether nobody has shown who is there.
+    pub(crate) fn is_stranger(&self) -> bool {
+        self.queue.as_ref().is_none_or(|queue| {
+            queue.controller.kind == ControllerKind::Discovery || queue.auth.as_ref().is_some_and(|it| !it.is_proved())
+        })
+    }
+
+    /// It is no stranger any more.
+    pub(crate) fn becomes_known(&mut self, core: &mut Core) {
+        core.strangers.leave(self.key);
+        core.subsystem.known_connections.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Ends the connection at once. What the engine still does goes on until it ends by itself.
     pub(crate) fn close(&mut self, core: &mut Core) {
         if self.phase == Phase::Closed {
@@ -348,6 +363,7 @@ impl<S: Stream> Connection<S> {
         self.sending.clear();
         self.send_blocked = false;
         self.phase_deadline = None;
+        core.strangers.leave(self.key);
         core.released = true;
         core.ended.push(self.key.index);
     }
@@ -400,8 +416,12 @@ impl<S: Stream> Connection<S> {
         self.ending.get_or_insert(reason);
     }
 
-    /// The last of a connection: its queue no longer belongs to the controller.
-    pub(crate) fn unregister(&mut self) {
+    /// The last of a connection: it no longer counts, and its queue no longer belongs to the controller.
+    pub(crate) fn unregister(&mut self, subsystem: &Subsystem) {
+        subsystem.connections.fetch_sub(1, Ordering::Relaxed);
+        if !self.is_stranger() {
+            subsystem.known_connections.fetch_sub(1, Ordering::Relaxed);
+        }
         let Some(queue) = self.queue.take() else { return };
         let (controller, qid) = (&queue.controller, queue.qid);
         tracing::info!(

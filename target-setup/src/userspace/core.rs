@@ -5,6 +5,7 @@ use super::lane::{LaneId, Lanes};
 use super::limits;
 use super::mailbox::{ConnectionKey, Mailbox};
 use super::placement::Placement;
+use super::strangers::Strangers;
 use super::subsystem::Subsystem;
 use nvferry_io::fast_paths::{FastPaths, PathCounters};
 use nvferry_io::pool::PoolConfig;
@@ -25,6 +26,7 @@ pub(crate) struct Core {
     /// Which paths were taken.
     pub(crate) taken: Arc<PathCounters>,
     pub(crate) lanes: Lanes,
+    pub(crate) strangers: Strangers,
     pub(crate) engine: Box<dyn IoEngine>,
     pub(crate) data_pool: BufferPool,
     pub(crate) capsule_pool: BufferPool,
@@ -108,6 +110,7 @@ impl Core {
         Self {
             index,
             subsystem,
+            strangers: Strangers::new(placement.reactors()),
             placement,
             mailbox,
             paths: FastPaths::of_this_process(),

@@ -372,6 +372,9 @@ impl<S: Stream> Connection<S> {
             auth,
             keep_alive,
         });
+        if !self.is_stranger() {
+            self.becomes_known(core);
+        }
         if connect.qid.is_admin() {
             controller.set_admin_queue(QueueHandle { mailbox: Arc::clone(&core.mailbox), key: self.key });
         } else {

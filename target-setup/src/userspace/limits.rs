@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-/// Connections at once, over all reactors. Beyond that newcomers are told that the controller is busy, and everyone else is
-/// served.
+/// Connections of hosts at once, over all reactors. Beyond that newcomers are told that the controller is busy, and everyone
+/// else is served.
 pub const MAX_CONNECTIONS: usize = 4096;
-/// Newcomers beyond that which are told so at once; more are just closed.
-pub const TURNED_AWAY_AT_ONCE: usize = 64;
-/// Controllers at once; each is one connected host (or one discovery client).
+/// Connections besides these, of those who have not shown who they are: they have connected no queue, or have not proved what
+/// they should, or ask the discovery service. Beyond that the oldest of them is closed.
+pub const MAX_STRANGERS: usize = 1024;
+/// Connections that are accepted before those that are there have their turn: newcomers get on before they are the oldest.
+pub const ACCEPTS_PER_TURN: usize = 64;
+/// Controllers at once, besides those of strangers; each is one connected host.
 pub const MAX_CONTROLLERS: usize = 1024;
 /// I/O queues of one controller.
 pub const MAX_IO_QUEUES: u16 = 128;

@@ -15,7 +15,8 @@
 //! - `connection`, `receive`, `dispatch`, `complete`, `send`: a queue pair, from bytes to commands and back.
 //! - `lane`, `command`: what I/O commands do, and how namespaces share a reactor. No lock on this way.
 //! - `auth`: hosts prove who they are, and the thread that computes it.
-//! - `admin`: what controllers answer; `controller`, `subsystem`, `table`, `namespace`: what all reactors share; `hosts`: what each host did.
+//! - `admin`: what controllers answer; `controller`, `subsystem`, `table`, `namespace`: what all reactors share; `hosts`: what each host did;
+//!   `strangers`: those who have not shown who they are.
 
 mod admin;
 mod auth;
@@ -40,6 +41,7 @@ mod send;
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
 pub mod simulation;
+mod strangers;
 mod subsystem;
 mod table;
 mod target;

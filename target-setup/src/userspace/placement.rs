@@ -14,6 +14,11 @@ impl Placement {
         Self { queues: (0..reactors.max(1)).map(|_| AtomicUsize::new(0)).collect() }
     }
 
+    /// How many reactors there are.
+    pub(crate) fn reactors(&self) -> usize {
+        self.queues.len()
+    }
+
     /// The reactor for one more queue, which counts there from here on.
     pub(crate) fn choose(&self) -> usize {
         // Two that choose at once may choose the same; that is no harm.

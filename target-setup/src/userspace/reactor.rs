@@ -311,13 +311,13 @@ impl Reactor {
             // It was taken out for a rest.
             let _ = self.poller.add(listener.as_fd(), LISTENER, Interest::READ, Trigger::Level);
         }
-        loop {
+        for _ in 0..limits::ACCEPTS_PER_TURN {
             match listener.accept() {
                 Ok(None) => return,
                 Ok(Some((stream, peer))) => {
                     let subsystem = &self.shared.subsystem;
-                    // Those beyond the limit are told so when they connect a queue, as long as there are few of them.
-                    let max = subsystem.max_connections.saturating_add(limits::TURNED_AWAY_AT_ONCE);
+                    // Strangers that have to go are closed by their reactors: this counts where these do not keep up.
+                    let max = subsystem.max_connections.saturating_add(2 * limits::MAX_STRANGERS);
                     if subsystem.connections.fetch_add(1, Ordering::Relaxed) >= max {
                         subsystem.connections.fetch_sub(1, Ordering::Relaxed);
                         count(&subsystem.faults.refused_connections);

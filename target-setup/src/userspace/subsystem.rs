@@ -31,6 +31,8 @@ pub(crate) struct Subsystem {
     pub(crate) since: SystemTime,
     /// Open connections, over all reactors.
     pub(crate) connections: AtomicUsize,
+    /// Those of them that are no strangers'.
+    pub(crate) known_connections: AtomicUsize,
     /// Beyond these, hosts that connect a queue are told that the controller is busy.
     pub(crate) max_connections: usize,
     /// Set once: no new commands, and no new connections.
@@ -85,6 +87,7 @@ impl Subsystem {
             namespaces: NamespaceTable::default(),
             faults: FaultCounters::default(),
             connections: AtomicUsize::new(0),
+            known_connections: AtomicUsize::new(0),
             max_connections: limits::MAX_CONNECTIONS,
             draining: AtomicBool::new(false),
             controllers: Mutex::default(),
@@ -149,11 +152,6 @@ impl Subsystem {
         if !(2..=u32::from(limits::MAX_QUEUE_ENTRIES)).contains(&connect.sq_entries) {
             return Err(ConnectInvalid::SQSIZE.into());
         }
-        if self.connections.load(Ordering::Relaxed) > self.max_connections {
-            count(&self.faults.refused_connections);
-            tracing::warn!(target: "nvferry::target", host = %data.hostnqn, max = self.max_connections, "refused a connection: there are too many");
-            return Err(Refusal { status: Status::new(StatusCode::ConnectControllerBusy), result: 0 });
-        }
         let kind = if data.subnqn.is_discovery() {
             ControllerKind::Discovery
         } else if data.subnqn == self.nqn {
@@ -170,6 +168,12 @@ impl Subsystem {
             tracing::warn!(target: "nvferry::target", host = %data.hostnqn, "refused a host that is not on the list of allowed hosts");
             return Err(StatusCode::ConnectInvalidHost.into());
         }
+        // Those who connect at the same moment, or prove themselves at the same time, may be a few more.
+        if kind == ControllerKind::Io && self.known_connections.load(Ordering::Relaxed) >= self.max_connections {
+            count(&self.faults.refused_connections);
+            tracing::warn!(target: "nvferry::target", host = %data.hostnqn, max = self.max_connections, "refused a connection: there are too many");
+            return Err(Refusal { status: Status::new(StatusCode::ConnectControllerBusy), result: 0 });
+        }
         Ok(kind)
     }
 
@@ -185,7 +189,7 @@ impl Subsystem {
             return Err(ConnectInvalid::CNTLID.into());
         }
         let mut controllers = self.lock();
-        if controllers.by_id.len() >= limits::MAX_CONTROLLERS || self.is_draining() {
+        if controllers.by_id.len() >= limits::MAX_CONTROLLERS + limits::MAX_STRANGERS || self.is_draining() {
             return Err(Refusal { status: Status::new(StatusCode::ConnectControllerBusy), result: 0 });
         }
         let id = controllers.next_id();

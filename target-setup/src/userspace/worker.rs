@@ -6,6 +6,7 @@
 use super::command::{After, OperationBuffer};
 use super::connection::{Connection, Ends, Phase, Pool, Stage};
 use super::core::{Core, LentPages};
+use super::counters::count;
 use super::lane::{CommandKey, LaneId};
 use super::limits;
 use super::mailbox::{ConnectionKey, Letter, Mailbox};
@@ -17,7 +18,6 @@ use nvferry_io::vector::IoVecs;
 use nvferry_io::{AlignedBuf, IoBuf, IoCompletion, IoEngine, IoRequest, Stream, clock};
 use nvferry_wire::{Status, StatusCode};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// Memory that a worker uses for one receive or send at a time.
@@ -111,7 +111,19 @@ impl<S: Stream> Worker<S> {
         let key = self.new_key();
         let connection = Box::new(Connection::new(stream, ends, key, now));
         self.put(connection);
+        self.meet(key);
         key.index
+    }
+
+    /// A connection is a stranger's. Where there are too many, the oldest is closed.
+    fn meet(&mut self, key: ConnectionKey) {
+        let Some(oldest) = self.core.strangers.enter(key) else { return };
+        self.with(oldest.index, |connection, core, _| {
+            tracing::debug!(target: "nvferry::target", peer = ?connection.ends.peer, "closing a connection for a newer one");
+            count(&core.subsystem.faults.refused_connections);
+            connection.ends_because("too many connected that did not show who they are");
+            connection.close(core);
+        });
     }
 
     /// Takes a queue that was connected on another worker. Returns its place.
@@ -126,7 +138,11 @@ impl<S: Stream> Worker<S> {
         self.core.tick(now);
         connection.resume(&mut self.core, now);
         self.core.has_to_send(key.index);
+        let is_stranger = connection.is_stranger() && connection.phase != Phase::Closed;
         self.put(connection);
+        if is_stranger {
+            self.meet(key);
+        }
         key.index
     }
 
@@ -134,7 +150,7 @@ impl<S: Stream> Worker<S> {
         let index = self.free.pop().unwrap_or_else(|| {
             self.connections.push(None);
             self.generations.push(0);
-            // At most MAX_CONNECTIONS.
+            // Far fewer: connections are bounded.
             (self.connections.len() - 1) as u32
         });
         ConnectionKey { index, generation: self.generations[index as usize] }
@@ -538,11 +554,10 @@ impl<S: Stream> Worker<S> {
                 continue;
             }
             let Some(mut connection) = place.take() else { continue };
-            connection.unregister();
+            connection.unregister(&self.core.subsystem);
             if let Some(reactor) = connection.placed_on {
                 self.core.placement.leave(reactor);
             }
-            self.core.subsystem.connections.fetch_sub(1, Ordering::Relaxed);
             self.vacate(index);
         }
     }
@@ -559,6 +574,7 @@ impl<S: Stream> Worker<S> {
             let place = &mut self.connections[index as usize];
             let to = place.as_ref().filter(|connection| connection.phase == Phase::Live).and_then(|it| it.moving_to);
             if let (Some(to), Some(connection)) = (to, place.take_if(|_| to.is_some())) {
+                self.core.strangers.leave(connection.key);
                 self.vacate(index);
                 self.departures.push((to, connection));
             }
@@ -600,8 +616,7 @@ impl<S: Stream> Worker<S> {
         }
         for connection in self.connections.iter_mut().filter_map(Option::take) {
             let mut connection = connection;
-            connection.unregister();
-            self.core.subsystem.connections.fetch_sub(1, Ordering::Relaxed);
+            connection.unregister(&self.core.subsystem);
         }
         self.core.lanes.clear();
     }

@@ -12,7 +12,7 @@ use nvferry_nvmeof::{ConnectionState, NvmeofOptions};
 use nvferry_target::{NamespaceSpec, TargetDriver, TargetSpec, UserspaceOptions, UserspaceTarget};
 use nvferry_testing::{Proxy, Usage};
 use nvferry_wire::{Nqn, Nsid, TransportId};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -102,6 +102,27 @@ fn p02_a_target_at_its_limit_refuses_the_newcomer_and_serves_the_rest() {
         install("newcomer", NvmeofOptions::new(), None).attach(&segment, soon()).is_ok()
     });
     assert!(read(&second));
+}
+
+/// More connections than the target takes of hosts, none of which is a host's.
+#[test]
+fn p14_connections_that_say_nothing_keep_no_host_out() {
+    let dir = temp_dir();
+    let path = make_file(dir.path(), "file", &pattern(1 << 20, 1));
+    let mut options = UserspaceOptions::default();
+    options.max_connections = 4;
+    let (target, segment) = target(&path, options);
+    let address = target.address().socket_addr();
+    let first = Host::attach(NvmeofOptions::new().workers(1), &segment);
+    first.read(FILE, 0, 4096).unwrap();
+    let idle: Vec<_> = (0..200).map(|_| TcpStream::connect(address).unwrap()).collect();
+    eventually("all are accepted", || target.status().connections == idle.len() + 2);
+    let second = Host::attach(NvmeofOptions::new().workers(1), &segment);
+    second.read(FILE, 0, 4096).unwrap();
+    first.read(FILE, 0, 4096).unwrap();
+    assert_eq!(target.status().connections, idle.len() + 4);
+    drop(idle);
+    eventually("only hosts are left", || target.status().connections == 4);
 }
 
 /// Nothing passes any more, and nobody is told: both sides find out by themselves, and let go of everything.

@@ -9,6 +9,7 @@ use nvferry_auth::{DhGroup, HostExchange, HostTerms, Secret};
 use nvferry_wire::auth::AuthSend;
 use nvferry_wire::pdu::{DataAlignment, Digests, Pdu};
 use nvferry_wire::{ControllerId, Nqn, SglDescriptor};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 const MOMENT: Duration = Duration::from_millis(1);
@@ -134,4 +135,30 @@ fn p13_sixty_four_hosts_that_prove_nothing_keep_no_other_from_working() {
     assert!(flood.iter_mut().all(|host| host.receive().is_none()));
     target.with(|sim| assert_eq!((sim.worker.len(), sim.subsystem.controllers().len()), (4, 2)));
     assert!(io.read(1, 0, 1, 512).is_ok() && newcomer.read(1, 0, 1, 512).is_ok());
+}
+
+/// They connected, and have a controller; but nobody knows who they are.
+#[test]
+fn p14_hosts_that_prove_nothing_and_clients_of_discovery_make_room_for_hosts() {
+    let (target, terms) = guarded();
+    let (mut admin, mut io, _) = proved(&target, &terms);
+    let mut strangers: Vec<_> = (0..limits::MAX_STRANGERS)
+        .map(|number| {
+            let mut host = Host::plain(target.pipe());
+            if number % 2 == 0 {
+                host.connect_unproved();
+            } else {
+                host.connect_admin(nvferry_wire::nqn::DISCOVERY_NQN, 0);
+            }
+            host
+        })
+        .collect();
+    let (mut late_admin, mut late_io, _) = proved(&target, &terms);
+    assert!(strangers[0].receive().is_none() && strangers[1].receive().is_none(), "the oldest went, for both queues");
+    assert!(strangers[3].csts().ready(), "others stay");
+    assert!(admin.csts().ready() && late_admin.csts().ready());
+    for queue in [&mut io, &mut late_io] {
+        assert_eq!(queue.read(1, 0, 1, 512).unwrap(), [1; 512]);
+    }
+    target.with(|sim| assert_eq!(sim.subsystem.known_connections.load(Ordering::Relaxed), 4));
 }

@@ -16,4 +16,5 @@ mod hostile;
 mod malformed;
 mod rounds;
 mod stalled;
+mod strangers;
 mod time;
