@@ -43,8 +43,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "auth_message", run: codec::auth_message::run },
     Target { name: "auth_exchange", run: auth_exchange::run },
     Target { name: "target", run: target::converse },
-    Target { name: "host_queue", run: host::queue::converse },
-    Target { name: "host_admin", run: host::admin::converse },
+    Target { name: "host_queue", run: host::converse::<host::queue::Attack> },
+    Target { name: "host_admin", run: host::converse::<host::admin::Attack> },
     Target { name: "segment_json", run: segment_json::run },
     Target { name: "http", run: http::run },
 ];

@@ -1,6 +1,7 @@
 //! Inputs to begin with: conversations between the real host and the real target, as each side hears them.
 
-use crate::host::{admin, queue};
+use crate::host::{Host, admin, queue};
+use crate::input::Input;
 use crate::target::Attack;
 
 /// An input for one of the targets.
@@ -14,25 +15,13 @@ pub struct Seed {
     pub bytes: Vec<u8>,
 }
 
-/// A host that says what it says by itself, where `act` does what an input's bytes say.
-pub(crate) trait Host {
-    /// Does what the next bytes of an input say.
-    fn act_on(&mut self, bytes: &[u8]);
-
-    /// What it has said since this was last asked.
-    fn said(&mut self) -> Vec<u8>;
-
-    /// The operation of an input that stands for bytes from the target.
-    const RAW: u8;
-}
-
 /// Everything that is recorded.
 #[must_use]
 pub fn seeds() -> Vec<Seed> {
     let mut seeds = Vec::new();
     for digests in 0..4 {
         let act: [&[u8]; 0] = [];
-        seeds.extend(converse("host_admin", admin::recorded(digests), digests, &act, false));
+        seeds.extend(converse::<admin::Attack>("host_admin", digests, &act, false));
         // Reads and writes, in the capsule and on demand, aligned and not, and one beyond the target's file.
         let requests: [&[u8]; 6] = [
             &[0, 0, 0, 2, 1, 0xFF, 0x0F, 0],
@@ -42,13 +31,14 @@ pub fn seeds() -> Vec<Seed> {
             &[0, 1, 0, 7, 2, 0x11, 0x01, 0],
             &[0, 0, 0, 249, 1, 0xFF, 0xFF, 0],
         ];
-        seeds.extend(converse("host_queue", queue::recorded(digests), digests, &requests, true));
+        seeds.extend(converse::<queue::Attack>("host_queue", digests, &requests, true));
     }
     seeds
 }
 
 /// Lets a host do these things and talk with the target, and writes both sides' inputs.
-fn converse<H: Host>(name: &'static str, mut host: H, setup: u8, acts: &[&[u8]], io: bool) -> [Seed; 2] {
+fn converse<H: Host>(name: &'static str, setup: u8, acts: &[&[u8]], io: bool) -> [Seed; 2] {
+    let mut host = H::begin(setup);
     let mut target = Attack::new(1, false);
     // A queue needs a controller.
     let mut target_bytes = vec![0];
@@ -61,9 +51,12 @@ fn converse<H: Host>(name: &'static str, mut host: H, setup: u8, acts: &[&[u8]],
     let mut host_bytes = vec![setup];
     for act in std::iter::once(&[][..]).chain(acts.iter().copied()) {
         host_bytes.extend_from_slice(act);
-        host.act_on(act);
+        if !act.is_empty() {
+            host.act(&mut Input::new(act));
+        }
         loop {
-            let said = host.said();
+            host.drive();
+            let said = std::mem::take(&mut host.peer().tape);
             let mut quiet = said.is_empty();
             for part in said.chunks(usize::from(u16::MAX)) {
                 let operation = raw(10, part);
@@ -76,7 +69,7 @@ fn converse<H: Host>(name: &'static str, mut host: H, setup: u8, acts: &[&[u8]],
             quiet &= answer.is_empty();
             for part in answer.chunks(usize::from(u16::MAX)) {
                 let operation = raw(H::RAW, part);
-                host.act_on(&operation);
+                host.act(&mut Input::new(&operation));
                 host_bytes.extend(operation);
             }
             if quiet {

@@ -5,9 +5,8 @@
 //! is due stays due.
 
 use super::peer::Peer;
-use super::settings;
+use super::{Host, settings};
 use crate::input::Input;
-use crate::record::Host;
 use crate::target::{BEGINNING, SUBSYSTEM};
 use nvferry_io::stream::{MemoryStream, Stream};
 use nvferry_nvmeof::host::userspace::controller::{Controller, ControllerEvent};
@@ -22,7 +21,7 @@ use std::time::{Duration, Instant};
 /// Entries of the admin queue, of which one stays empty.
 const MAX_COMMANDS: usize = 31;
 
-struct Attack {
+pub(crate) struct Attack {
     controller: Controller,
     stream: Option<MemoryStream>,
     peer: Peer,
@@ -34,37 +33,9 @@ struct Attack {
     namespaces: u8,
 }
 
-/// One conversation, from an input.
-pub(crate) fn converse(input: &[u8]) {
-    let mut input = Input::new(input);
-    let mut attack = Attack::begin(input.u8());
-    while !input.is_empty() {
-        attack.act(&mut input);
-    }
-    attack.end();
-}
-
-/// A conversation that is recorded: the host speaks with whoever answers [`Host::said`].
-pub(crate) fn recorded(setup: u8) -> impl Host {
-    Attack::begin(setup)
-}
-
 impl Host for Attack {
     const RAW: u8 = 8;
 
-    fn act_on(&mut self, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.act(&mut Input::new(bytes));
-        }
-    }
-
-    fn said(&mut self) -> Vec<u8> {
-        self.drive();
-        std::mem::take(&mut self.peer.tape)
-    }
-}
-
-impl Attack {
     fn begin(setup: u8) -> Self {
         let digests = Digests { header: setup & 1 != 0, data: setup & 2 != 0 };
         let settings = settings(digests, setup & 4 != 0);
@@ -83,17 +54,54 @@ impl Attack {
         attack
     }
 
-    fn connect(&mut self, capacity_bytes: usize) {
-        if !self.controller.is_down() {
-            return;
+    fn act(&mut self, input: &mut Input<'_>) {
+        match input.u8() % 18 {
+            0 => {
+                self.peer.say_icresp(input);
+                self.drive();
+            }
+            1..=3 => self.complete(input),
+            4..=6 => self.send_data(input),
+            7 => {
+                if let Some(at) = self.peer.which(input) {
+                    let how = input.u8();
+                    let whole = self.peer.commands[at].len();
+                    let (r2to, r2tl) = if how & 1 == 0 { (0, whole) } else { (input.u32(), input.u32()) };
+                    self.peer.say_r2t(at, input.u16(), r2to, r2tl);
+                    self.drive();
+                }
+            }
+            8 => {
+                self.peer.say_raw(input.chunk());
+                self.drive();
+            }
+            9 => self.pass(Duration::from_millis(input.pick(&[1, 10, 100, 1000, 2000, 4000, 10_000]))),
+            10 => {
+                self.peer.leave(input.u8());
+                self.drive();
+            }
+            11 => self.connect(input.pick(&[1 << 20, 4096, 65_536, 300])),
+            12 => self.peer.split(input),
+            13 => {
+                self.controller.rescan(self.now);
+                self.drive();
+            }
+            14 => {
+                if input.u8() & 3 == 3 {
+                    self.controller.shut_down(self.now);
+                    self.drive();
+                }
+            }
+            15 => {
+                self.peer.say_term(input);
+                self.drive();
+            }
+            16 => {
+                self.namespaces = input.u8() % 40;
+                self.serve(1);
+            }
+            _ => self.serve(40),
         }
-        let (peer, stream) = Peer::new(capacity_bytes);
-        self.peer = peer;
-        self.stream = Some(stream);
-        self.is_connected = false;
-        self.controller.connecting(self.now);
-        self.controller.connected(self.now);
-        self.drive();
     }
 
     fn drive(&mut self) {
@@ -111,6 +119,35 @@ impl Attack {
             }
         }
         panic!("the host does not come to rest");
+    }
+
+    fn peer(&mut self) -> &mut Peer {
+        &mut self.peer
+    }
+
+    fn end(mut self) {
+        for _ in 0..6 {
+            self.pass(Duration::from_secs(4));
+        }
+        let over = self.controller.is_down() || self.shut_down;
+        assert!(over, "a silent target was not given up: {:?}", self.controller.next_timer());
+        self.stream = None;
+        self.peer.leave(1);
+    }
+}
+
+impl Attack {
+    fn connect(&mut self, capacity_bytes: usize) {
+        if !self.controller.is_down() {
+            return;
+        }
+        let (peer, stream) = Peer::new(capacity_bytes);
+        self.peer = peer;
+        self.stream = Some(stream);
+        self.is_connected = false;
+        self.controller.connecting(self.now);
+        self.controller.connected(self.now);
+        self.drive();
     }
 
     fn hear(&mut self) {
@@ -296,67 +333,5 @@ impl Attack {
         let end = input.pick(&[DataEnd::LastWithSuccess, DataEnd::LastWithSuccess, DataEnd::Last, DataEnd::More]);
         self.peer.say_data(at, datao, &part, end);
         self.drive();
-    }
-
-    /// Does what the next bytes say.
-    fn act(&mut self, input: &mut Input<'_>) {
-        match input.u8() % 18 {
-            0 => {
-                self.peer.say_icresp(input);
-                self.drive();
-            }
-            1..=3 => self.complete(input),
-            4..=6 => self.send_data(input),
-            7 => {
-                if let Some(at) = self.peer.which(input) {
-                    let how = input.u8();
-                    let whole = self.peer.commands[at].len();
-                    let (r2to, r2tl) = if how & 1 == 0 { (0, whole) } else { (input.u32(), input.u32()) };
-                    self.peer.say_r2t(at, input.u16(), r2to, r2tl);
-                    self.drive();
-                }
-            }
-            8 => {
-                self.peer.say_raw(input.chunk());
-                self.drive();
-            }
-            9 => self.pass(Duration::from_millis(input.pick(&[1, 10, 100, 1000, 2000, 4000, 10_000]))),
-            10 => {
-                self.peer.leave(input.u8());
-                self.drive();
-            }
-            11 => self.connect(input.pick(&[1 << 20, 4096, 65_536, 300])),
-            12 => self.peer.split(input),
-            13 => {
-                self.controller.rescan(self.now);
-                self.drive();
-            }
-            14 => {
-                if input.u8() & 3 == 3 {
-                    self.controller.shut_down(self.now);
-                    self.drive();
-                }
-            }
-            15 => {
-                self.peer.say_term(input);
-                self.drive();
-            }
-            16 => {
-                self.namespaces = input.u8() % 40;
-                self.serve(1);
-            }
-            _ => self.serve(40),
-        }
-    }
-
-    /// The target falls silent: it is given up.
-    fn end(mut self) {
-        for _ in 0..6 {
-            self.pass(Duration::from_secs(4));
-        }
-        let over = self.controller.is_down() || self.shut_down;
-        assert!(over, "a silent target was not given up: {:?}", self.controller.next_timer());
-        self.stream = None;
-        self.peer.leave(1);
     }
 }

@@ -4,9 +4,8 @@
 //! free when its request has ended, and nothing is written beside it; the host says nothing that may not be said.
 
 use super::peer::Peer;
-use super::settings;
+use super::{Host, settings};
 use crate::input::Input;
-use crate::record::Host;
 use crate::target::{BEGINNING, SUBSYSTEM};
 use nvferry_engine::{Failure, FileBufferId, Operation, Slice, SliceSink};
 use nvferry_io::pool::PoolConfig;
@@ -47,7 +46,7 @@ struct Request {
     ended: bool,
 }
 
-struct Attack {
+pub(crate) struct Attack {
     queue: QueuePair,
     pool: BufferPool,
     scratch: Scratch,
@@ -80,18 +79,9 @@ fn table(which: u8) -> Arc<NamespaceTable> {
     Arc::new(NamespaceTable::new(files.map(entry).collect()))
 }
 
-/// One conversation, from an input.
-pub(crate) fn converse(input: &[u8]) {
-    let mut input = Input::new(input);
-    let mut attack = Attack::begin(input.u8());
-    while !input.is_empty() {
-        attack.act(&mut input);
-        attack.look();
-    }
-    attack.end();
-}
+impl Host for Attack {
+    const RAW: u8 = 13;
 
-impl Attack {
     fn begin(setup: u8) -> Self {
         let digests = Digests { header: setup & 1 != 0, data: setup & 2 != 0 };
         let pool = BufferPool::new(PoolConfig { max_bytes: 1 << 20, ..PoolConfig::default() });
@@ -128,19 +118,42 @@ impl Attack {
         attack
     }
 
-    fn connect(&mut self, capacity_bytes: usize) {
-        if !self.queue.is_down() {
-            return;
+    fn act(&mut self, input: &mut Input<'_>) {
+        match input.u8() % 20 {
+            0..=3 => self.submit(input),
+            4 => {
+                self.peer.say_icresp(input);
+                self.drive();
+            }
+            5 | 6 => self.complete(input),
+            7..=9 => self.send_data(input),
+            10 | 11 => self.ask(input),
+            12 => self.serve(),
+            13 => {
+                self.is_tainted = true;
+                self.peer.say_raw(input.chunk());
+                self.drive();
+            }
+            14 => self.pass(Duration::from_millis(input.pick(&[1, 10, 100, 1000, 5000, 30_000]))),
+            15 => {
+                self.peer.leave(input.u8());
+                self.drive();
+            }
+            16 => self.connect(input.pick(&[1 << 20, 4096, 65_536, 300])),
+            17 => self.peer.split(input),
+            18 => {
+                self.table = input.u8();
+                self.queue.set_namespaces(table(self.table));
+                self.drive();
+            }
+            _ => {
+                self.peer.say_term(input);
+                self.drive();
+            }
         }
-        let (peer, stream) = Peer::new(capacity_bytes);
-        self.peer = peer;
-        self.stream = Some(stream);
-        self.queue.connecting(Arc::clone(&self.params), self.now);
-        self.queue.connected(self.now);
-        self.drive();
+        self.look();
     }
 
-    /// Lets the host do what it can, and hears what it says.
     fn drive(&mut self) {
         for _ in 0..10_000 {
             let Some(stream) = &mut self.stream else { return };
@@ -158,6 +171,36 @@ impl Attack {
             }
         }
         panic!("the host does not come to rest");
+    }
+
+    fn peer(&mut self) -> &mut Peer {
+        &mut self.peer
+    }
+
+    fn end(mut self) {
+        for time in [5, 30] {
+            self.pass(Duration::from_secs(time));
+        }
+        assert!(self.requests.iter().all(|request| request.ended));
+        self.queue.close(&mut self.scratch, self.now, || Failure::canceled("the end"));
+        self.look();
+        assert_eq!(self.queue.in_flight(), 0, "commands were kept");
+        drop(self.queue);
+        assert_eq!(self.pool.stats().in_use_bytes, 0, "bounce buffers were kept");
+    }
+}
+
+impl Attack {
+    fn connect(&mut self, capacity_bytes: usize) {
+        if !self.queue.is_down() {
+            return;
+        }
+        let (peer, stream) = Peer::new(capacity_bytes);
+        self.peer = peer;
+        self.stream = Some(stream);
+        self.queue.connecting(Arc::clone(&self.params), self.now);
+        self.queue.connected(self.now);
+        self.drive();
     }
 
     /// What the host writes is what requests write, or what was there around it.
@@ -326,75 +369,6 @@ impl Attack {
             }
         }
         self.drive();
-    }
-
-    /// Does what the next bytes say.
-    fn act(&mut self, input: &mut Input<'_>) {
-        match input.u8() % 20 {
-            0..=3 => self.submit(input),
-            4 => {
-                self.peer.say_icresp(input);
-                self.drive();
-            }
-            5 | 6 => self.complete(input),
-            7..=9 => self.send_data(input),
-            10 | 11 => self.ask(input),
-            12 => self.serve(),
-            13 => {
-                self.is_tainted = true;
-                self.peer.say_raw(input.chunk());
-                self.drive();
-            }
-            14 => self.pass(Duration::from_millis(input.pick(&[1, 10, 100, 1000, 5000, 30_000]))),
-            15 => {
-                self.peer.leave(input.u8());
-                self.drive();
-            }
-            16 => self.connect(input.pick(&[1 << 20, 4096, 65_536, 300])),
-            17 => self.peer.split(input),
-            18 => {
-                self.table = input.u8();
-                self.queue.set_namespaces(table(self.table));
-                self.drive();
-            }
-            _ => {
-                self.peer.say_term(input);
-                self.drive();
-            }
-        }
-    }
-
-    /// The target falls silent, and time passes: everything must have ended.
-    fn end(mut self) {
-        for time in [5, 30] {
-            self.pass(Duration::from_secs(time));
-        }
-        assert!(self.requests.iter().all(|request| request.ended));
-        self.queue.close(&mut self.scratch, self.now, || Failure::canceled("the end"));
-        self.look();
-        assert_eq!(self.queue.in_flight(), 0, "commands were kept");
-        drop(self.queue);
-        assert_eq!(self.pool.stats().in_use_bytes, 0, "bounce buffers were kept");
-    }
-}
-
-/// A conversation that is recorded: the host speaks with whoever answers [`Host::said`].
-pub(crate) fn recorded(setup: u8) -> impl Host {
-    Attack::begin(setup)
-}
-
-impl Host for Attack {
-    const RAW: u8 = 13;
-
-    fn act_on(&mut self, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.act(&mut Input::new(bytes));
-        }
-    }
-
-    fn said(&mut self) -> Vec<u8> {
-        self.drive();
-        std::mem::take(&mut self.peer.tape)
     }
 }
 
