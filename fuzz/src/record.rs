@@ -56,7 +56,7 @@ fn converse<H: Host>(name: &'static str, setup: u8, acts: &[&[u8]], io: bool) ->
         }
         loop {
             host.drive();
-            let said = std::mem::take(&mut host.peer().tape);
+            let said = host.said();
             let mut quiet = said.is_empty();
             for part in said.chunks(usize::from(u16::MAX)) {
                 let operation = raw(10, part);

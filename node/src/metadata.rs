@@ -5,11 +5,10 @@ use crate::descriptors;
 use crate::log::Log;
 use crate::output;
 use crate::signals::StopSignal;
-use anyhow::{Context, Result, anyhow, bail};
-use nvferry_engine::metadata::secret_file::read_secret;
+use anyhow::{Context, Result, anyhow};
+use nvferry_engine::metadata::secret_file::{check_closed, read_secret};
 use nvferry_store::metadata::{Limits, TlsFiles, Token};
 use nvferry_store::{MetadataServer, MetadataServerOptions};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Descriptors that are not connections: the store, the log, the listener, the runtime's own.
@@ -68,7 +67,6 @@ fn store(args: &MetadataArgs) -> Result<Option<PathBuf>> {
 /// What requests have to bear: the flag's file, else the environment's token, else its file, as with clients.
 fn token(args: &MetadataArgs) -> Result<Option<Token>> {
     let from_file = |file: &Path| {
-        check_closed("token", file)?;
         let text = read_secret("token", file).map_err(|why| anyhow!(why))?;
         Token::new(&text).with_context(|| format!("token file {}", file.display())).map(Some)
     };
@@ -87,18 +85,8 @@ fn token(args: &MetadataArgs) -> Result<Option<Token>> {
 
 fn tls(args: &MetadataArgs) -> Result<Option<TlsFiles>> {
     let (Some(certificate), Some(key)) = (&args.tls_cert, &args.tls_key) else { return Ok(None) };
-    check_closed("key", key)?;
+    check_closed("key", key).map_err(|why| anyhow!(why))?;
     Ok(Some(TlsFiles { certificate: certificate.clone(), key: key.clone() }))
-}
-
-/// A secret that everybody on this machine can read is none. What is wrong otherwise, reading it tells.
-fn check_closed(what: &str, file: &Path) -> Result<()> {
-    match std::fs::metadata(file) {
-        Ok(metadata) if metadata.is_file() && metadata.permissions().mode() & 0o007 != 0 => {
-            bail!("the {what} file {} is open to everybody: chmod 600 it", file.display())
-        }
-        _ => Ok(()),
-    }
 }
 
 /// One file for each address, so that two services on one machine do not meet.

@@ -157,6 +157,14 @@ fn a_token_that_protects_nothing_is_refused() {
         assert!(stderr.contains(why), "{why}: {stderr}");
         assert!(!stderr.contains(TOKEN) && !stderr.contains("secret-1"), "{stderr}");
     }
+    // Clients do not bear such a one, either.
+    let in_address = list(&format!("http://127.0.0.1:1/metadata?token_file={open}"));
+    let mut in_environment = list("http://127.0.0.1:1/metadata");
+    in_environment.env("NVFERRY_METADATA_TOKEN_FILE", &open);
+    for mut client in [in_address, in_environment] {
+        let (status, _, stderr) = ended(&mut client);
+        assert!(status == 1 && stderr.contains("chmod 600") && !stderr.contains(TOKEN), "{stderr}");
+    }
     // The flag goes before the environment.
     let right = secret_file(dir.path(), "right", TOKEN);
     let service = Role::start(with_file(&right).env("NVFERRY_METADATA_TOKEN", WRONG));

@@ -14,7 +14,6 @@ use nvferry_auth::Secret;
 use nvferry_nvmeof::config::HostSettings;
 use nvferry_wire::pdu::Digests;
 use nvferry_wire::{HostId, Nqn};
-use peer::Peer;
 use std::time::Duration;
 
 /// A host under attack.
@@ -31,8 +30,8 @@ pub(crate) trait Host {
     /// Lets the host do what it can, and hears what it says.
     fn drive(&mut self);
 
-    /// The target's end.
-    fn peer(&mut self) -> &mut Peer;
+    /// What it has said since this was last asked, for those who record it.
+    fn said(&mut self) -> Vec<u8>;
 
     /// The target falls silent, and time passes: everything must have ended.
     fn end(self);

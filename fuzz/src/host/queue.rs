@@ -173,8 +173,8 @@ impl Host for Attack {
         panic!("the host does not come to rest");
     }
 
-    fn peer(&mut self) -> &mut Peer {
-        &mut self.peer
+    fn said(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.peer.tape)
     }
 
     fn end(mut self) {

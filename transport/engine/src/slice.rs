@@ -60,6 +60,8 @@ pub struct Slice {
     pub memory: MemSlice,
     /// When it must have ended.
     pub deadline: Instant,
+    /// When its request was submitted, where that is told: for those who measure how long requests take.
+    pub begun: Option<Instant>,
     sink: Option<Arc<dyn SliceSink>>,
     request: u32,
 }
@@ -76,7 +78,7 @@ impl Slice {
         sink: Arc<dyn SliceSink>,
         request: u32,
     ) -> Self {
-        Self { op, file, offset, memory, deadline, sink: Some(sink), request }
+        Self { op, file, offset, memory, deadline, begun: None, sink: Some(sink), request }
     }
 
     /// Bytes to move.

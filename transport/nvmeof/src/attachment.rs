@@ -131,7 +131,11 @@ impl Attachment {
             TargetTotals { reconnects: self.reconnects.load(Ordering::Relaxed), ..TargetTotals::default() };
         for cell in &self.cells {
             totals.counters += Counters::from_array(std::array::from_fn(|i| cell.counters[i].get()));
-            for (sum, noted) in totals.latencies.iter_mut().zip(cell.latencies.iter()) {
+            let CommandLatencies { operations, slices } = &*cell.latencies;
+            for (sum, noted) in totals.operations.iter_mut().zip(operations) {
+                *sum += noted.totals();
+            }
+            for (sum, noted) in totals.slices.iter_mut().zip(slices) {
                 *sum += noted.totals();
             }
         }

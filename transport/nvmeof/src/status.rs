@@ -6,9 +6,14 @@ use nvferry_io::tally::{Latencies, LatencyTotals};
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
-/// How long operations that move slices took, one writer: reads, writes. From the turn of a worker in which one was begun
-/// to the turn in which it ended.
-pub type CommandLatencies = [Latencies; 2];
+/// How long things took, one writer; each for reads and for writes.
+#[derive(Debug, Default)]
+pub struct CommandLatencies {
+    /// Operations that move slices: from the turn of a worker in which one was begun to the turn in which it ended.
+    pub operations: [Latencies; 2],
+    /// Slices that were moved: from the submit of their request to the turn of a worker in which they ended.
+    pub slices: [Latencies; 2],
+}
 
 /// What went through a device, or several, counted from the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -125,14 +130,19 @@ pub struct TargetTotals {
     /// Times that the target was found again.
     pub reconnects: u64,
     /// How long operations took, those included that failed: reads, writes.
-    pub latencies: [LatencyTotals; 2],
+    pub operations: [LatencyTotals; 2],
+    /// How long slices that were moved took from the submit of their request on: reads, writes.
+    pub slices: [LatencyTotals; 2],
 }
 
 impl std::ops::AddAssign for TargetTotals {
     fn add_assign(&mut self, other: Self) {
         self.counters += other.counters;
         self.reconnects += other.reconnects;
-        for (sum, more) in self.latencies.iter_mut().zip(other.latencies) {
+        for (sum, more) in self.operations.iter_mut().zip(other.operations) {
+            *sum += more;
+        }
+        for (sum, more) in self.slices.iter_mut().zip(other.slices) {
             *sum += more;
         }
     }

@@ -444,10 +444,11 @@ fn status_says_what_is_going_on() {
     let attachment = &status.attachments[0];
     assert_eq!((&attachment.state, attachment.files, attachment.queues), (&ConnectionState::Connected, 1, 2));
     assert!(attachment.target.contains(&proxy.address.to_string()), "{}", attachment.target);
-    let TargetTotals { counters, latencies, .. } = status.totals();
+    let TargetTotals { counters, operations, slices, .. } = status.totals();
     assert_eq!((counters.reads, counters.writes, counters.read_bytes), (1, 2, 4096));
     assert_eq!((counters.written_bytes, counters.bounced_bytes), (65_546, 10));
     // A block that is changed in part is no slice.
-    assert_eq!(latencies.map(|latencies| latencies.count()), [1, 1]);
+    assert_eq!(operations.map(|latencies| latencies.count()), [1, 1]);
+    assert_eq!(slices.map(|latencies| latencies.count()), [0, 0], "nobody told when they were submitted");
     assert_eq!((attachment.in_flight, attachment.waiting), (0, 0));
 }

@@ -21,6 +21,9 @@ pub(crate) struct Family {
     pub(crate) unit: Option<&'static Unit>,
 }
 
+/// A family, and how its value is had from what it tells of.
+pub(crate) type Of<T, V = u64> = (Family, fn(&T) -> V);
+
 /// Without a unit: it counts things.
 pub(crate) const fn count(name: &'static str, help: &'static str) -> Family {
     Family { name, help, unit: None }

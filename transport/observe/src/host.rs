@@ -3,7 +3,8 @@
 //! One label, `target`: its address and subsystem, bounded by the segments that are open and a number of those that
 //! were.
 
-use crate::families::{Families, Labels, bytes, count, seconds};
+use crate::families::{Families, Labels, Of, bytes, count, seconds};
+use nvferry_io::tally::LatencyTotals;
 use nvferry_nvmeof::{AttachmentStatus, ConnectionState, TargetTotals, TransportStatus};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -43,10 +44,27 @@ pub(crate) fn encode(families: &mut Families<'_>, all: &[TransportStatus]) -> fm
 }
 
 fn encode_totals(families: &mut Families<'_>, totals: &BTreeMap<&Option<String>, TargetTotals>) -> fmt::Result {
-    let each = |value: fn(&TargetTotals) -> u64| totals.iter().map(move |(target, it)| (of(target), value(it)));
-    families.counters(bytes("nvferry_host_read", "Bytes read from a target"), each(|it| it.counters.read_bytes))?;
-    families
-        .counters(bytes("nvferry_host_written", "Bytes written to a target"), each(|it| it.counters.written_bytes))?;
+    let counters: [Of<TargetTotals>; 10] = [
+        (bytes("nvferry_host_read", "Bytes read from a target"), |it| it.counters.read_bytes),
+        (bytes("nvferry_host_written", "Bytes written to a target"), |it| it.counters.written_bytes),
+        (bytes("nvferry_host_bounced", "Bytes that went through a bounce buffer"), |it| it.counters.bounced_bytes),
+        (count("nvferry_host_retries", "Operations tried again"), |it| it.counters.retries),
+        (count("nvferry_host_digest_errors", "Header and data digests that did not match"), |it| {
+            it.counters.digest_errors
+        }),
+        (count("nvferry_host_reconnects", "Times that a target was found again after its connection was lost"), |it| {
+            it.reconnects
+        }),
+        (count("nvferry_host_queue_connects", "I/O queues that were connected"), |it| it.counters.connects),
+        (count("nvferry_host_queue_disconnects", "I/O queues whose connection ended, or was not made"), |it| {
+            it.counters.disconnects
+        }),
+        (count("nvferry_host_send_calls", "Calls that sent to a socket"), |it| it.counters.sends),
+        (count("nvferry_host_receive_calls", "Calls that received from a socket"), |it| it.counters.receives),
+    ];
+    for (family, value) in counters {
+        families.counters(family, totals.iter().map(|(target, it)| (of(target), value(it))))?;
+    }
     families.counters(
         count("nvferry_host_slices", "Slices (parts of requests) that ended, by how"),
         totals.iter().flat_map(|(target, it)| {
@@ -59,42 +77,32 @@ fn encode_totals(families: &mut Families<'_>, totals: &BTreeMap<&Option<String>,
             .map(|(operation, status, count)| (with(with(of(target), "operation", operation), "status", status), count))
         }),
     )?;
-    families.latencies(
-        seconds("nvferry_host_operation_duration", "Time from beginning a slice's operation on its device to its end"),
-        totals.iter().flat_map(|(target, it)| {
-            let [reads, writes] = it.latencies;
-            [("read", reads), ("write", writes)]
-                .into_iter()
-                .filter(|(_, latencies)| latencies.count() > 0)
-                .map(|(operation, latencies)| (with(of(target), "operation", operation), latencies))
-        }),
-    )?;
-    families.counters(
-        bytes("nvferry_host_bounced", "Bytes that went through a bounce buffer"),
-        each(|it| it.counters.bounced_bytes),
-    )?;
-    families.counters(count("nvferry_host_retries", "Operations tried again"), each(|it| it.counters.retries))?;
-    families.counters(
-        count("nvferry_host_digest_errors", "Header and data digests that did not match"),
-        each(|it| it.counters.digest_errors),
-    )?;
-    families.counters(
-        count("nvferry_host_reconnects", "Times that a target was found again after its connection was lost"),
-        each(|it| it.reconnects),
-    )?;
-    families.counters(
-        count("nvferry_host_queue_connects", "I/O queues that were connected"),
-        each(|it| it.counters.connects),
-    )?;
-    families.counters(
-        count("nvferry_host_queue_disconnects", "I/O queues whose connection ended, or was not made"),
-        each(|it| it.counters.disconnects),
-    )?;
-    families.counters(count("nvferry_host_send_calls", "Calls that sent to a socket"), each(|it| it.counters.sends))?;
-    families.counters(
-        count("nvferry_host_receive_calls", "Calls that received from a socket"),
-        each(|it| it.counters.receives),
-    )
+    let latencies: [Of<TargetTotals, [LatencyTotals; 2]>; 2] = [
+        (
+            seconds(
+                "nvferry_host_slice_duration",
+                "Time from the submit of a request to the end of a slice that was moved",
+            ),
+            |it| it.slices,
+        ),
+        (
+            seconds(
+                "nvferry_host_operation_duration",
+                "Time from beginning a slice's operation on its device to its end",
+            ),
+            |it| it.operations,
+        ),
+    ];
+    for (family, value) in latencies {
+        families.latencies(
+            family,
+            totals.iter().flat_map(|(target, it)| {
+                let measured = ["read", "write"].into_iter().zip(value(it)).filter(|(_, totals)| totals.count() > 0);
+                measured.map(|(operation, totals)| (with(of(target), "operation", operation), totals))
+            }),
+        )?;
+    }
+    Ok(())
 }
 
 fn encode_now(families: &mut Families<'_>, all: &[TransportStatus]) -> fmt::Result {

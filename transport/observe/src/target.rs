@@ -4,7 +4,8 @@
 //! the list of allowed hosts or, where there is none, by a number. Series of a driver that does not count (the kernel's)
 //! are left out: a zero would be a lie.
 
-use crate::families::{Families, Labels, bytes, count, seconds};
+use crate::families::{Families, Labels, Of, bytes, count, seconds};
+use nvferry_target::driver::FaultTotals;
 use nvferry_target::{CommandKind, ErrorClass, HostStatus, IoTotals, NamespaceStatus, TargetStatus};
 use std::fmt;
 
@@ -50,13 +51,15 @@ fn status(class: ErrorClass) -> &'static str {
 }
 
 /// Commands by what they did and how they ended. Those that failed appear once there is one.
-fn commands(totals: &IoTotals) -> Vec<(&'static str, &'static str, u64)> {
-    let ended_well = [("read", totals.reads), ("write", totals.writes), ("flush", totals.flushes)];
-    let mut rows: Vec<_> = ended_well.map(|(operation, count)| (operation, "success", count)).into();
+fn commands(whose: &Labels, totals: &IoTotals) -> Vec<(Labels, u64)> {
+    let row = |kind, status, count| (with(with(whose.clone(), "operation", operation(kind)), "status", status), count);
+    let ended_well =
+        [(CommandKind::Read, totals.reads), (CommandKind::Write, totals.writes), (CommandKind::Flush, totals.flushes)];
+    let mut rows: Vec<_> = ended_well.map(|(kind, count)| row(kind, "success", count)).into();
     for kind in CommandKind::ALL {
         for class in ErrorClass::ALL {
             let count = totals.errors.get(kind, class);
-            rows.extend((count > 0).then_some((operation(kind), status(class), count)));
+            rows.extend((count > 0).then(|| row(kind, status(class), count)));
         }
     }
     rows
@@ -71,52 +74,52 @@ pub(crate) fn encode(families: &mut Families<'_>, all: &[TargetStatus]) -> fmt::
 }
 
 fn encode_state(families: &mut Families<'_>, all: &[TargetStatus]) -> fmt::Result {
-    let each = |value: fn(&TargetStatus) -> u64| all.iter().map(move |target| (of_target(target), value(target)));
     families.moments(
         seconds("nvferry_target_start_time", "When the target was started, since 1970"),
         all.iter().map(|target| (of_target(target), target.since)),
     )?;
-    families.gauges(
-        count("nvferry_target_draining", "1 while the target is being stopped and lets commands end"),
-        each(|target| target.draining.into()),
-    )?;
-    families.gauges(count("nvferry_target_files", "Files offered"), each(|target| target.namespaces.len() as u64))?;
-    families.gauges(
-        count("nvferry_target_controllers", "Controllers of hosts that are connected"),
-        each(|target| target.controllers.len() as u64),
-    )
+    let gauges: [Of<TargetStatus>; 3] = [
+        (count("nvferry_target_draining", "1 while the target is being stopped and lets commands end"), |it| {
+            it.draining.into()
+        }),
+        (count("nvferry_target_files", "Files offered"), |it| it.namespaces.len() as u64),
+        (count("nvferry_target_controllers", "Controllers of hosts that are connected"), |it| {
+            it.controllers.len() as u64
+        }),
+    ];
+    for (family, value) in gauges {
+        families.gauges(family, all.iter().map(|target| (of_target(target), value(target))))?;
+    }
+    Ok(())
 }
 
 fn encode_files(families: &mut Families<'_>, counting: &[&TargetStatus]) -> fmt::Result {
     let files = || counting.iter().flat_map(|target| target.namespaces.iter().map(move |file| (*target, file)));
-    let each = |value: fn(&NamespaceStatus) -> u64| files().map(move |(it, file)| (of_file(it, file), value(file)));
-    families.gauges(
-        bytes("nvferry_target_file_size", "Bytes of a file that are offered"),
-        each(|file| file.info.size_bytes),
-    )?;
-    families.counters(
-        bytes("nvferry_target_read", "Bytes of a file sent to hosts, by commands that ended well"),
-        each(|file| file.totals.read_bytes),
-    )?;
-    families.counters(
-        bytes("nvferry_target_written", "Bytes of a file taken from hosts, by commands that ended well"),
-        each(|file| file.totals.written_bytes),
-    )?;
+    let gauges: [Of<NamespaceStatus>; 3] = [
+        (bytes("nvferry_target_file_size", "Bytes of a file that are offered"), |file| file.info.size_bytes),
+        (count("nvferry_target_commands_in_flight", "I/O commands taken and not ended"), |file| file.in_flight),
+        (
+            count("nvferry_target_commands_waiting", "Those of them that wait for a buffer or for the I/O engine"),
+            |file| file.waiting,
+        ),
+    ];
+    for (family, value) in gauges {
+        families.gauges(family, files().map(|(target, file)| (of_file(target, file), value(file))))?;
+    }
+    let counters: [Of<NamespaceStatus>; 2] = [
+        (bytes("nvferry_target_read", "Bytes of a file sent to hosts, by commands that ended well"), |file| {
+            file.totals.read_bytes
+        }),
+        (bytes("nvferry_target_written", "Bytes of a file taken from hosts, by commands that ended well"), |file| {
+            file.totals.written_bytes
+        }),
+    ];
+    for (family, value) in counters {
+        families.counters(family, files().map(|(target, file)| (of_file(target, file), value(file))))?;
+    }
     families.counters(
         count("nvferry_target_commands", "I/O commands that ended, by what they did and how they ended"),
-        files().flat_map(|(target, file)| {
-            commands(&file.totals).into_iter().map(move |(operation, status, count)| {
-                (with(with(of_file(target, file), "operation", operation), "status", status), count)
-            })
-        }),
-    )?;
-    families.gauges(
-        count("nvferry_target_commands_in_flight", "I/O commands taken and not ended"),
-        each(|file| file.in_flight),
-    )?;
-    families.gauges(
-        count("nvferry_target_commands_waiting", "Those of them that wait for a buffer or for the I/O engine"),
-        each(|file| file.waiting),
+        files().flat_map(|(target, file)| commands(&of_file(target, file), &file.totals)),
     )?;
     families.latencies(
         seconds("nvferry_target_command_duration", "Time from taking an I/O command to ending it"),
@@ -129,64 +132,53 @@ fn encode_files(families: &mut Families<'_>, counting: &[&TargetStatus]) -> fmt:
 
 fn encode_hosts(families: &mut Families<'_>, counting: &[&TargetStatus]) -> fmt::Result {
     let hosts = || counting.iter().flat_map(|target| target.hosts.iter().map(move |host| (*target, host)));
-    let each = |value: fn(&HostStatus) -> u64| hosts().map(move |(it, host)| (of_host(it, host), value(host)));
-    families.counters(
-        count("nvferry_target_host_connects", "Controllers that a host was given"),
-        each(|host| host.connects),
-    )?;
-    families
-        .counters(bytes("nvferry_target_host_read", "Bytes sent to a host"), each(|host| host.totals.read_bytes))?;
-    families.counters(
-        bytes("nvferry_target_host_written", "Bytes taken from a host"),
-        each(|host| host.totals.written_bytes),
-    )?;
+    let counters: [Of<HostStatus>; 3] = [
+        (count("nvferry_target_host_connects", "Controllers that a host was given"), |host| host.connects),
+        (bytes("nvferry_target_host_read", "Bytes sent to a host"), |host| host.totals.read_bytes),
+        (bytes("nvferry_target_host_written", "Bytes taken from a host"), |host| host.totals.written_bytes),
+    ];
+    for (family, value) in counters {
+        families.counters(family, hosts().map(|(target, host)| (of_host(target, host), value(host))))?;
+    }
     families.counters(
         count("nvferry_target_host_commands", "I/O commands of a host that ended, by what they did and how they ended"),
-        hosts().flat_map(|(target, host)| {
-            commands(&host.totals).into_iter().map(move |(operation, status, count)| {
-                (with(with(of_host(target, host), "operation", operation), "status", status), count)
-            })
-        }),
+        hosts().flat_map(|(target, host)| commands(&of_host(target, host), &host.totals)),
     )
 }
 
 fn encode_connections(families: &mut Families<'_>, counting: &[&TargetStatus]) -> fmt::Result {
-    let each = |value: fn(&TargetStatus) -> u64| counting.iter().map(move |target| (of_target(target), value(target)));
     families.gauges(
         count("nvferry_target_connections", "Open connections, those included that are no queue yet"),
-        each(|target| target.connections as u64),
+        counting.iter().map(|target| (of_target(target), target.connections as u64)),
     )?;
-    families.counters(
-        count("nvferry_target_accepted_connections", "Connections accepted"),
-        each(|target| target.faults.accepted_connections),
-    )?;
-    families.counters(
-        count("nvferry_target_refused_connections", "Connections closed at once because there were too many"),
-        each(|target| target.faults.refused_connections),
-    )?;
-    families.counters(
-        count(
-            "nvferry_target_created_controllers",
-            "Controllers that hosts were given; more than hosts: they reconnected",
+    let faults: [Of<FaultTotals>; 7] = [
+        (count("nvferry_target_accepted_connections", "Connections accepted"), |it| it.accepted_connections),
+        (
+            count("nvferry_target_refused_connections", "Connections refused or closed because there were too many"),
+            |it| it.refused_connections,
         ),
-        each(|target| target.faults.created_controllers),
-    )?;
-    families.counters(
-        count("nvferry_target_refused_hosts", "Hosts refused: not on the list, or they did not prove who they are"),
-        each(|target| target.faults.refused_hosts),
-    )?;
-    families.counters(
-        count("nvferry_target_protocol_errors", "Connections ended because of a breach of the protocol"),
-        each(|target| target.faults.protocol_errors),
-    )?;
-    families.counters(
-        count("nvferry_target_digest_errors", "Header and data digests that did not match"),
-        each(|target| target.faults.digest_errors),
-    )?;
-    families.counters(
-        count("nvferry_target_timeouts", "Connections ended because the host was silent or too slow"),
-        each(|target| target.faults.timeouts),
-    )?;
+        (
+            count(
+                "nvferry_target_created_controllers",
+                "Controllers that hosts were given; more than hosts: they reconnected",
+            ),
+            |it| it.created_controllers,
+        ),
+        (
+            count("nvferry_target_refused_hosts", "Hosts refused: not on the list, or they did not prove who they are"),
+            |it| it.refused_hosts,
+        ),
+        (count("nvferry_target_protocol_errors", "Connections ended because of a breach of the protocol"), |it| {
+            it.protocol_errors
+        }),
+        (count("nvferry_target_digest_errors", "Header and data digests that did not match"), |it| it.digest_errors),
+        (count("nvferry_target_timeouts", "Connections ended because the host was silent or too slow"), |it| {
+            it.timeouts
+        }),
+    ];
+    for (family, value) in faults {
+        families.counters(family, counting.iter().map(|target| (of_target(target), value(&target.faults))))?;
+    }
     families.gauges(
         bytes("nvferry_target_pool", "Memory for data, by whether commands use it"),
         counting.iter().flat_map(|target| {

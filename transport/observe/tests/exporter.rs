@@ -144,7 +144,10 @@ fn what_is_scraped_under_load_is_what_was_moved() {
     assert_eq!(now.value("nvferry_target_host_written_bytes_total", &of_host), all[1]);
     for operation in ["read", "write"] {
         let slices = now.sum("nvferry_host_slices_total", &[("operation", operation), ("status", "success")]);
-        assert_eq!(now.sum("nvferry_host_operation_duration_seconds_count", &[("operation", operation)]), slices);
+        for durations in ["nvferry_host_operation_duration_seconds_count", "nvferry_host_slice_duration_seconds_count"]
+        {
+            assert_eq!(now.sum(durations, &[("operation", operation)]), slices, "{durations}");
+        }
     }
     assert_eq!(now.value("nvferry_host_connected", &[]), 1.0);
     assert!(now.value("nvferry_target_connections", &[]) >= 2.0);

@@ -15,9 +15,10 @@ use crate::memory::Memory;
 use crate::permits::Share;
 use crate::request::{Cut, Request, Source};
 use crate::slice::{Failure, Slice, SliceSink};
-use nvferry_io::MemSlice;
+use nvferry_io::{MemSlice, clock};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 /// What was found out about one request when it was checked.
 #[derive(Clone, Copy)]
@@ -157,15 +158,17 @@ impl Scratch {
         which: Range<usize>,
         first: u32,
         sink: &Arc<dyn SliceSink>,
-        deadline: Deadline,
+        times: Times,
     ) {
         for index in which {
             let (request, plan) = (&requests[index], self.plans[index]);
             let slices = &mut self.groups[plan.group].slices;
             let number = first + index as u32;
             let new = |offset, memory| {
-                let sink = Arc::clone(sink);
-                Slice::new(request.operation, request.file, offset, memory, deadline.instant(), sink, number)
+                let (sink, deadline) = (Arc::clone(sink), times.deadline.instant());
+                let mut slice = Slice::new(request.operation, request.file, offset, memory, deadline, sink, number);
+                slice.begun = Some(times.begun);
+                slice
             };
             let mut at = 0;
             while at < plan.len_bytes {
@@ -236,6 +239,13 @@ pub(super) enum Lacking {
     Return,
 }
 
+/// When requests were submitted, and when they must have ended.
+#[derive(Clone, Copy)]
+struct Times {
+    begun: Instant,
+    deadline: Deadline,
+}
+
 /// Where requests go in: used by one thread at a time, for as short as possible.
 pub(super) struct Intake<'b> {
     pub(super) core: &'b Arc<Core>,
@@ -253,6 +263,7 @@ impl Intake<'_> {
         deadline: Deadline,
         lacking: Lacking,
     ) -> Result<Range<usize>, EngineError> {
+        let times = Times { begun: clock::now(), deadline };
         self.core.check_open()?;
         self.check(scratch, requests, deadline)?;
         for group in &scratch.groups {
@@ -260,10 +271,10 @@ impl Intake<'_> {
         }
         let (first, started, taken) = self.take_in(scratch, requests, deadline, lacking)?;
         let sink: Arc<dyn SliceSink> = Arc::<Shared>::clone(self.shared);
-        scratch.cut(self.core, requests, 0..started, first, &sink, deadline);
+        scratch.cut(self.core, requests, 0..started, first, &sink, times);
         scratch.hand_over();
         if started < taken {
-            self.start_as_permits_come(scratch, requests, started..taken, first, &sink, deadline);
+            self.start_as_permits_come(scratch, requests, started..taken, first, &sink, times);
         }
         let first = first as usize;
         Ok(first..first + taken)
@@ -336,18 +347,18 @@ impl Intake<'_> {
         mut left: Range<usize>,
         first: u32,
         sink: &Arc<dyn SliceSink>,
-        deadline: Deadline,
+        times: Times,
     ) {
         let permits = self.shared.permits();
         while !left.is_empty() {
-            let count = permits.take(scratch.shares(left.clone()), deadline);
+            let count = permits.take(scratch.shares(left.clone()), times.deadline);
             if count == 0 {
                 break;
             }
             for index in left.start..left.start + count {
                 let share = scratch.plans[index].share;
                 if self.shared.begin(first + index as u32, share.slices()) {
-                    scratch.cut(self.core, requests, index..index + 1, first, sink, deadline);
+                    scratch.cut(self.core, requests, index..index + 1, first, sink, times);
                 } else {
                     permits.release(share);
                 }

@@ -7,6 +7,8 @@ use nvferry_engine::MetadataStore;
 use nvferry_engine::metadata::MetadataError;
 use nvferry_engine::metadata::etcd::EtcdStore;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 const SEGMENT: &str = "mooncake/ram/a";
@@ -28,6 +30,7 @@ fn works(store: &EtcdStore) {
 fn file(dir: &Path, name: &str, text: &str) -> PathBuf {
     let path = dir.join(name);
     std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
     path
 }
 

@@ -430,7 +430,7 @@ impl LocalDevice {
                         now,
                     );
                 }
-                self.slice_ended(slice, skip, result, buf);
+                self.slice_ended(slice, skip, result, buf, now);
             }
             Op::Slice { slice: None, .. } => {}
             Op::EdgeRead(edge, attempts) => match (result, buf) {
@@ -446,7 +446,7 @@ impl LocalDevice {
                 }
             },
             Op::EdgeWrite(edge, attempts) => match (result, buf) {
-                (Ok(n), IoBuf::Pool(_, len)) if n == len => self.intake.edge_written(lane, edge),
+                (Ok(n), IoBuf::Pool(_, len)) if n == len => self.intake.edge_written(lane, edge, now),
                 (result, buf) => {
                     if let IoBuf::Pool(block, _) = buf {
                         self.intake.edges.put_merged(edge, block);
@@ -469,7 +469,7 @@ impl LocalDevice {
         suspicious && (attempts + 1 < TRIES || doorbell.is_in_doubt(now))
     }
 
-    fn slice_ended(&mut self, slice: Slice, skip: usize, result: io::Result<usize>, buf: IoBuf) {
+    fn slice_ended(&mut self, slice: Slice, skip: usize, result: io::Result<usize>, buf: IoBuf, now: Instant) {
         let outcome = match result {
             Err(error) => Err(self.failure_of(&error, slice.op)),
             Ok(n) if n < skip + slice.len() => {
@@ -490,7 +490,7 @@ impl LocalDevice {
         // The operation's lease ends before the slice does: whoever is woken finds the memory free.
         drop(buf);
         match outcome {
-            Ok(()) => self.intake.complete(slice),
+            Ok(()) => self.intake.complete(slice, now),
             Err(failure) => self.intake.fail_with(slice, failure),
         }
     }

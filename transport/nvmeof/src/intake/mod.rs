@@ -36,7 +36,7 @@ pub(crate) struct Intake {
     pub(crate) lanes: Lanes,
     pub(crate) edges: EdgeWrites,
     pub(crate) counters: Counters,
-    /// How long the device's operations took.
+    /// How long the device's operations and slices took.
     pub(crate) latencies: Arc<CommandLatencies>,
     /// The first time that was told.
     first: Option<Instant>,
@@ -212,11 +212,12 @@ impl Intake {
     /// An operation that moves a slice, begun then, has ended.
     pub(crate) fn note_took(&mut self, op: Operation, begun_us: u32, now: Instant) {
         let took_us = self.micros(now).wrapping_sub(begun_us);
-        self.latencies[op as usize].note(took_us.into());
+        self.latencies.operations[op as usize].note(took_us.into());
     }
 
     /// A slice was moved.
-    pub(crate) fn complete(&mut self, slice: Slice) {
+    pub(crate) fn complete(&mut self, slice: Slice, now: Instant) {
+        note_slice(&self.latencies, &slice, now);
         let bytes = slice.len() as u64;
         match slice.op {
             Operation::Read => {
@@ -264,9 +265,10 @@ impl Intake {
     }
 
     /// The block of an edge was written: its slices are.
-    pub(crate) fn edge_written(&mut self, lane: LaneId, edge: edges::EdgeId) {
-        let counters = &mut self.counters;
+    pub(crate) fn edge_written(&mut self, lane: LaneId, edge: edges::EdgeId, now: Instant) {
+        let (counters, latencies) = (&mut self.counters, &self.latencies);
         let step = self.edges.written(edge, |slice| {
+            note_slice(latencies, slice, now);
             counters.writes += 1;
             counters.written_bytes += slice.len() as u64;
         });
@@ -355,5 +357,12 @@ impl Intake {
         for slice in self.evict() {
             self.fail_with(slice, why());
         }
+    }
+}
+
+/// A slice has been moved, by now.
+fn note_slice(latencies: &CommandLatencies, slice: &Slice, now: Instant) {
+    if let Some(begun) = slice.begun {
+        latencies.slices[slice.op as usize].note(now.saturating_duration_since(begun).as_micros() as u64);
     }
 }

@@ -57,7 +57,7 @@ pub(crate) fn cut(slice: Slice, rules: CutRules, mut each: impl FnMut(Slice)) {
         each(slice);
         return;
     }
-    let (op, file, deadline) = (slice.op, slice.file, slice.deadline);
+    let (op, file, deadline, begun) = (slice.op, slice.file, slice.deadline, slice.begun);
     let (first, end, memory) = (slice.offset, slice.offset + slice.len() as u64, slice.memory.clone());
     let join = Arc::new(Join { state: Mutex::new(JoinState { whole: Some(slice), parts: 1, failure: None }) });
     let mut start = first;
@@ -65,7 +65,9 @@ pub(crate) fn cut(slice: Slice, rules: CutRules, mut each: impl FnMut(Slice)) {
         let part_end = rules.part_end(op, start, end);
         let memory = memory.slice((start - first) as usize..(part_end - first) as usize);
         join.lock().parts += 1;
-        each(Slice::new(op, file, start, memory, deadline, Arc::clone(&join) as Arc<dyn SliceSink>, 0));
+        let mut part = Slice::new(op, file, start, memory, deadline, Arc::clone(&join) as Arc<dyn SliceSink>, 0);
+        part.begun = begun;
+        each(part);
         start = part_end;
     }
     // The memory's lease ends with the slice, not with this function.

@@ -158,7 +158,9 @@ impl Rig {
         let lease = memory.lease(0..memory.len()).unwrap();
         let sink = Arc::clone(&self.outcomes) as Arc<dyn SliceSink>;
         let deadline = self.now + time;
-        self.queue.submit(Slice::new(op, FileBufferId(file), offset, lease, deadline, sink, self.requests));
+        let mut slice = Slice::new(op, FileBufferId(file), offset, lease, deadline, sink, self.requests);
+        slice.begun = Some(self.now);
+        self.queue.submit(slice);
         self.requests
     }
 

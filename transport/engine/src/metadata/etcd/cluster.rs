@@ -6,6 +6,7 @@
 use super::address::{Address, TlsFiles};
 use crate::deadline::Deadline;
 use crate::error::{EngineError, ErrorKind};
+use crate::metadata::secret_file::check_closed;
 use crate::metadata::{MetadataError, shorten};
 use etcd_client::{Certificate, Client, ConnectOptions, Error, Identity, TlsOptions};
 use parking_lot::Mutex;
@@ -177,6 +178,7 @@ fn tls_options(files: &TlsFiles) -> Result<TlsOptions, String> {
         None => options.with_native_roots(),
     };
     if let Some((cert, key)) = &files.identity {
+        check_closed("key", key)?;
         let (cert, key) = (read("cert", cert, "BEGIN CERTIFICATE")?, read("key", key, "PRIVATE KEY")?);
         options = options.identity(Identity::from_pem(cert, key));
     }

@@ -132,6 +132,7 @@ fn token(file: Option<PathBuf>, variable: impl Fn(&str) -> Option<OsString>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     fn parse(text: &str) -> Result<Access, String> {
         Access::parse(text, |name| (name == TOKEN_VARIABLE).then(|| "geheim".into()))
@@ -187,6 +188,7 @@ mod tests {
         let file = |name: &str| {
             let path = dir.path().join(name);
             std::fs::write(&path, format!("{name}\n")).unwrap();
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
             path.into_os_string()
         };
         let (here, there) = (file("here"), file("there"));

@@ -83,9 +83,16 @@ mod tests {
 
     #[test]
     fn p08_a_queue_that_cannot_be_made_is_waited_for_longer_and_longer() {
-        assert_eq!(waits(&mut Reconnect::default(), &[(None, false); 9]), [0, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+        assert_eq!(
+            waits(&mut Reconnect::default(), &[(None, false); 9]),
+            [0, 100, 200, 400, 800, 1600, 3200, 5000, 5000]
+        );
         let refused_later = [(Some(LIFE), false); 5];
-        assert_eq!(waits(&mut Reconnect::default(), &refused_later), [0, 100, 200, 400, 800], "it stood, and did nothing");
+        assert_eq!(
+            waits(&mut Reconnect::default(), &refused_later),
+            [0, 100, 200, 400, 800],
+            "it stood, and did nothing"
+        );
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl QueuePair {
                     self.intake.note_took(op, begun_us, now);
                     self.intake.lanes.get_mut(lane).in_flight -= 1;
                     match (payload, trouble) {
-                        (Payload::Slice { slice, .. }, None) => self.intake.complete(slice),
+                        (Payload::Slice { slice, .. }, None) => self.intake.complete(slice, now),
                         (Payload::Slice { slice, .. }, Some(trouble)) => {
                             self.slice_trouble(lane, attempts, slice, trouble, now);
                         }
@@ -68,7 +68,7 @@ impl QueuePair {
                 Op::EdgeWrite { lane, edge, attempts } => {
                     self.intake.lanes.get_mut(lane).in_flight -= 1;
                     let Some(trouble) = trouble else {
-                        self.intake.edge_written(lane, edge);
+                        self.intake.edge_written(lane, edge, now);
                         continue;
                     };
                     if let Payload::Bounce { buf, .. } = payload {

@@ -1,9 +1,11 @@
 //! Errors that the target reports, and what is tried again (P5, P6, P8).
 
 use crate::host::namespaces::NamespaceTable;
+use crate::status::CommandLatencies;
 use crate::testing::rig::{Rig, memory, store, table};
 use nvferry_engine::{Operation, TransferState};
 use nvferry_io::RegisteredMemory;
+use nvferry_io::tally::Latencies;
 use nvferry_wire::{Status, StatusCode};
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,6 +100,25 @@ fn p08_a_queue_has_worked_when_a_command_was_carried_out_on_this_connection() {
     rig.connect(16 << 20);
     rig.open();
     assert!(!rig.queue.has_worked(), "this connection is another");
+}
+
+#[test]
+fn how_long_a_slice_took_is_counted_from_its_submit_on() {
+    let mut rig = Rig::new();
+    let mut store = store(2);
+    let latencies = Arc::new(CommandLatencies::default());
+    rig.queue.note_latencies_in(Arc::clone(&latencies));
+    let (read, part_of_a_block) = (memory(512), memory(10));
+    // There is no connection yet.
+    let requests = [rig.read(1, 0, &read), rig.write(1, 5000, &part_of_a_block)];
+    rig.pass(Duration::from_secs(3)).unwrap();
+    rig.connect(16 << 20);
+    rig.open();
+    rig.serve(&mut store);
+    requests.into_iter().for_each(|request| rig.assert_completed(request));
+    let totals = |latencies: &[Latencies; 2]| latencies.each_ref().map(|it| (it.totals().count(), it.totals().sum_us));
+    assert_eq!(totals(&latencies.slices), [(1, 3_000_000), (1, 3_000_000)]);
+    assert_eq!(totals(&latencies.operations), [(1, 0), (0, 0)], "a block that is changed in part is no slice");
 }
 
 #[test]
