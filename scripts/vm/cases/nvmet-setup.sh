@@ -1,4 +1,4 @@
-# What: the set-up itself: plan and status, buffered and direct, ipv6, loop, allowed hosts and secrets, two engines, what cannot be
+# What: the set-up itself: plan, status and connected hosts, buffered and direct, ipv6, loop, allowed hosts and secrets, two engines, what cannot be
 # Target: kernel (by us)
 # Host: kernel (by hand)
 # Needs: setpriv
@@ -76,11 +76,22 @@ secret=$(bin/nvferry secret)
 known=nqn.2014-08.org.nvmexpress:uuid:22222222-2222-2222-2222-222222222222
 printf '%s\n' $host_nqn "$known $secret" >/tmp/hosts
 chmod 600 /tmp/hosts
-start_target t 4420 --target-driver nvmet --file "$a" --allowed-hosts /tmp/hosts
+start_target t 4420 --target-driver nvmet --file "$a" --allowed-hosts /tmp/hosts --metrics-listen 127.0.0.1:9420
 contains "$(plan --allowed-hosts /tmp/hosts)" 'nothing to do'
+# Who is connected, where this kernel tells it: not those who may connect.
+connected_hosts() { bin/nvferry target status --json | tr -d ' \n' | sed 's/.*"hosts":\[\([^]]*\)\].*/\1/'; }
+eq 'who is connected' "$(connected_hosts)" ''
 connect "$nqn" 4420
 device "$nqn" 1
+if [ -d /sys/kernel/debug/nvmet ]; then
+    contains "$(connected_hosts)" "{\"nqn\":\"$host_nqn\",\"address\":\"127.0.0.1\",\"cntlid\":"
+    contains "$(bin/nvferry target status --interval 0)" "$host_nqn"
+    say "connected: $(connected_hosts)"
+else
+    say 'this kernel does not tell who is connected'
+fi
 disconnect "$nqn"
+eq 'who is connected' "$(connected_hosts)" ''
 as() {
     host=$1
     shift
