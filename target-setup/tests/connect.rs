@@ -191,22 +191,21 @@ fn p02_newcomers_beyond_the_limit_are_refused_and_the_rest_are_served() {
         assert!(admin.csts().ready() && third.csts().ready() && io.read(1, 0, 1, 512).is_ok());
     }
     drop(third);
-    // As soon as one is gone, there is room again.
-    let patience = Instant::now() + PATIENCE;
-    loop {
-        let mut host = Host::plain(running.tcp());
-        let status = host.connect(&ADMIN, &admin_data()).status();
-        if status.is_success() {
-            break;
+    // As soon as one is gone, there is room again; a crowd that says nothing takes none of it.
+    let mut crowd = Vec::new();
+    for _ in 0..2 {
+        let patience = Instant::now() + PATIENCE;
+        loop {
+            let mut host = Host::plain(running.tcp());
+            let status = host.connect(&ADMIN, &admin_data()).status();
+            if status.is_success() {
+                break;
+            }
+            assert_eq!(status.for_fabrics(), busy);
+            assert!(Instant::now() < patience, "there is never room again");
         }
-        assert_eq!(status.for_fabrics(), busy);
-        assert!(Instant::now() < patience, "there is never room again");
+        crowd.extend((0..100).map(|_| running.tcp()));
     }
-    // A crowd that says nothing takes no more than its share, and keeps nobody out for ever.
-    let crowd: Vec<_> = (0..100).map(|_| running.tcp()).collect();
-    let closed = |mut stream: &TcpStream| std::io::Read::read(&mut stream, &mut [0]).unwrap_or(0) == 0;
-    assert!(closed(&crowd[99]), "beyond all limits it is just closed");
-    assert!(running.target.status().connections <= 3 + 64);
     assert!(admin.csts().ready() && io.read(1, 0, 1, 512).is_ok());
     running.stop();
 }
