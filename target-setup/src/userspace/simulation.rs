@@ -136,6 +136,19 @@ impl SimulatedTarget {
         Ok(())
     }
 
+    /// Takes no more commands, and lets those under way end, as `UserspaceTarget::stop` does. Connect nobody any more.
+    pub fn drain(&self) {
+        self.subsystem.draining.store(true, Ordering::Release);
+        self.reactors.iter().for_each(|reactor| reactor.mailbox.wake());
+    }
+
+    /// Whether that has been done, and nothing is left.
+    #[must_use]
+    pub fn has_drained(&self) -> bool {
+        let has_ended = |reactor: &Reactor| reactor.worker.len() == 0 && reactor.arrivals.is_empty();
+        self.subsystem.is_draining() && self.reactors.iter().all(has_ended)
+    }
+
     fn refresh(&self, nsid: Nsid) {
         for reactor in &self.reactors {
             reactor.mailbox.post(Letter::Refresh);

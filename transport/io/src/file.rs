@@ -137,6 +137,9 @@ struct Opened {
     memory_backed: bool,
     /// Set once the file system said that it cannot tell whether an operation would block.
     no_nowait: AtomicBool,
+    /// Its size, if it belongs to a simulated machine.
+    #[cfg(feature = "simulation")]
+    simulated_bytes: Option<u64>,
 }
 
 impl IoFile {
@@ -146,6 +149,11 @@ impl IoFile {
     /// A [`FileError`] that says what a person can do.
     pub fn open(path: impl AsRef<Path>, options: FileOptions) -> Result<Self, FileError> {
         let path = path.as_ref();
+        #[cfg(feature = "simulation")]
+        if let Some(world) = crate::simulation::world() {
+            let missing = || FileError::Missing { path: path.to_path_buf() };
+            return Self::simulated(path, options, world.file(path).ok_or_else(missing)?);
+        }
         // Before opening, as opening a pipe would block.
         let metadata = std::fs::metadata(path).map_err(|error| explain(path, options, error))?;
         kind_of(path, &metadata)?;
@@ -158,6 +166,25 @@ impl IoFile {
             .map_err(|error| explain(path, options, error))?;
         note_no_access_times(&file);
         Self::new(file, path)
+    }
+
+    /// A file of which only the engines of a simulated machine know the bytes.
+    #[cfg(feature = "simulation")]
+    fn simulated(path: &Path, options: FileOptions, file: crate::simulation::SimulatedFile) -> Result<Self, FileError> {
+        let os = |source| FileError::Os { action: "open", path: path.to_path_buf(), source };
+        let opened = Opened {
+            file: File::open("/dev/null").map_err(os)?,
+            path: path.to_path_buf(),
+            kind: FileKind::Regular,
+            identity: file.identity,
+            geometry: file.geometry,
+            direct: options.direct,
+            writable: options.write,
+            memory_backed: false,
+            no_nowait: AtomicBool::new(false),
+            simulated_bytes: Some(file.size_bytes),
+        };
+        Ok(Self(Arc::new(opened)))
     }
 
     /// Takes a descriptor that is open already. `name` is for messages.
@@ -208,6 +235,8 @@ impl IoFile {
             writable: flags & libc::O_ACCMODE != libc::O_RDONLY,
             memory_backed,
             no_nowait: AtomicBool::new(false),
+            #[cfg(feature = "simulation")]
+            simulated_bytes: None,
         };
         Ok(Self(Arc::new(opened)))
     }
@@ -269,6 +298,10 @@ impl IoFile {
     /// # Errors
     /// [`FileError::Os`] when the system cannot say.
     pub fn size_bytes(&self) -> Result<u64, FileError> {
+        #[cfg(feature = "simulation")]
+        if let Some(bytes) = self.0.simulated_bytes {
+            return Ok(bytes);
+        }
         let size = match self.0.kind {
             FileKind::Regular => self.0.file.metadata().map(|metadata| metadata.len()),
             FileKind::BlockDevice => device_size_bytes(&self.0.file),

@@ -4,10 +4,13 @@
 
 pub use crate::engine::{Direction, Progress, Step};
 
+use crate::file::{FileIdentity, Geometry};
 use crate::stream::Stream;
 use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -19,14 +22,28 @@ pub trait World {
     /// Lets everything else go on until `is_over` says so, or until that time.
     fn wait(&self, until: Instant, is_over: &mut dyn FnMut() -> bool);
 
-    /// Begins to connect; what happens to the socket is told under `token`.
+    /// Begins to connect; what happens to the socket is told under `token` to who has this poller.
     ///
     /// # Errors
     /// When it is refused at once.
-    fn connect(&self, to: SocketAddr, token: u64) -> io::Result<Box<dyn Socket>>;
+    fn connect(&self, to: SocketAddr, poller: RawFd, token: u64) -> io::Result<Box<dyn Socket>>;
+
+    /// The file of this name, if there is one.
+    fn file(&self, path: &Path) -> Option<SimulatedFile>;
 
     /// A number for the calling thread, as there is only one.
     fn thread(&self) -> usize;
+}
+
+/// A file of a simulated machine. An engine of that machine does its I/O.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SimulatedFile {
+    /// Which one it is.
+    pub identity: FileIdentity,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// The units in which it takes Direct I/O.
+    pub geometry: Geometry,
 }
 
 /// One end of a simulated connection.

@@ -11,6 +11,7 @@ use nvferry_io::poller::Event;
 use nvferry_io::simulation::world;
 use nvferry_wire::TransportId;
 use std::cell::RefCell;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Instant;
@@ -88,6 +89,15 @@ impl Part {
         match &self.0 {
             Kind::Control(control) => control.is_rung(),
             Kind::Worker(seat) => seat.is_rung(),
+        }
+    }
+
+    /// The descriptor of its poller, under which it connects.
+    #[must_use]
+    pub fn poller_fd(&self) -> RawFd {
+        match &self.0 {
+            Kind::Control(control) => control.poller_fd(),
+            Kind::Worker(seat) => seat.poller_fd(),
         }
     }
 

@@ -5,7 +5,7 @@ use crate::plan::{MS, SECOND, US};
 use crate::random::{Random, mix};
 use crate::world::{Event, Sim};
 use nvferry_engine::{
-    Batch, Deadline, FileBufferId, Memory, Operation, Request, SegmentId, TransferEngine, TransferState,
+    Batch, Deadline, FileBufferId, Memory, Operation, Request, SegmentId, TransferEngine, TransferState, WaitError,
 };
 use std::ops::Range;
 use std::rc::Rc;
@@ -13,6 +13,10 @@ use std::time::Duration;
 
 /// Bytes around a request's memory that nobody may touch.
 const MARGIN: usize = 64;
+/// The thread of applications that wait, other than those that only submit.
+const APPLICATION_THREAD: usize = 7;
+/// Places that an application likes best.
+const FAVOURITES: u64 = 4;
 /// What unused memory holds.
 const UNUSED: u8 = 0xEE;
 /// A part of memory, with what is just beside it.
@@ -34,6 +38,8 @@ pub(crate) struct App {
     /// Its engine.
     pub(crate) engine: TransferEngine,
     random: Random,
+    /// Makes its favourite places others than those of other applications.
+    salt: u64,
     places: Vec<Place>,
     /// The open segments, by target.
     pub(crate) segments: Vec<Option<SegmentId>>,
@@ -100,18 +106,25 @@ impl App {
     ///
     /// # Errors
     /// When the engine refuses the memory.
-    pub(crate) fn new(sim: &Sim, engine: TransferEngine, random: Random) -> anyhow::Result<Self> {
+    pub(crate) fn new(sim: &Sim, engine: TransferEngine, mut random: Random) -> anyhow::Result<Self> {
         let bytes = sim.plan.max_request_bytes as usize + 4 * MARGIN;
         let place = |_| Ok(Place { memory: engine.register_memory(vec![UNUSED; bytes])?, busy: None, used: 0..0 });
         let places = (0..sim.plan.slots).map(place).collect::<anyhow::Result<_>>()?;
         let segments = vec![None; sim.plan.targets];
-        Ok(Self { engine, random, places, segments, left: sim.plan.requests, ended: [0; 7] })
+        let salt = random.next();
+        Ok(Self { engine, random, salt, places, segments, left: sim.plan.requests, ended: [0; 7] })
     }
 
     /// Whether nothing is under way and nothing is to come.
     #[must_use]
     pub(crate) fn is_done(&self) -> bool {
         self.left == 0 && self.places.iter().all(|place| place.busy.is_none())
+    }
+
+    /// A request that has not ended, for people.
+    #[must_use]
+    pub(crate) fn first_under_way(&self) -> Option<String> {
+        self.places.iter().find_map(|place| place.busy.as_ref()).map(describe)
     }
 
     /// No request is under way: nobody has touched any memory beside what requests used.
@@ -163,22 +176,85 @@ impl App {
 
     /// Does something.
     pub(crate) fn act(&mut self, sim: &Sim) {
+        if self.left == 0 {
+            // What is under way may wait for a target that has moved.
+            if self.random.chance(5) {
+                self.sync_one(sim);
+            }
+            return;
+        }
         match self.random.below(100) {
             0..2 => self.close_one(sim),
             2..6 => self.sync_one(sim),
             6..9 => self.give_up_one(sim),
             9..11 => self.ask_for_what_is_not_there(sim),
             11..20 => {}
+            _ if self.random.chance(sim.plan.successions) => {
+                let rounds = self.random.size(24);
+                let time = self.random.size(sim.plan.max_deadline).max(sim.plan.min_deadline);
+                self.in_succession(sim, rounds, time);
+            }
             _ => self.submit(sim),
         }
     }
 
+    /// One small request after the other, each waited for on the thread that submits it, `time` for each. Tells how many
+    /// completed.
+    pub(crate) fn in_succession(&mut self, sim: &Sim, rounds: u64, time: u64) -> u64 {
+        let target = self.random.below(sim.plan.targets as u64) as usize;
+        let completed = self.ended[TransferState::Completed as i32 as usize];
+        sim.thread.set(Some(APPLICATION_THREAD));
+        for _ in 0..rounds {
+            if sim.has_failed() || !self.open(sim, target, time.clamp(5 * SECOND, 30 * SECOND)) {
+                break;
+            }
+            let Some(mut wish) = self.wish(sim, target, &[]) else { break };
+            wish.len = wish.len.min(6000);
+            let since = sim.now_ns();
+            self.submit_wishes(sim, &[wish], time);
+            let Some(busy) = self.places[wish.place].busy.clone() else { break };
+            let is_patient = sim.healed.get() || self.random.chance(80);
+            let patience = if is_patient { time + SECOND } else { self.random.size(time) };
+            let end = busy.batch.wait(Deadline::after(Duration::from_nanos(patience)));
+            let now = sim.now_ns();
+            if now > (since + patience).min(busy.deadline) + LATE {
+                sim.fail(format!("a wait for {} ended at {:.6} s only", describe(&busy), now as f64 / 1e9));
+            }
+            match end {
+                Err(WaitError::UnderWay { .. }) if now < since + patience => {
+                    sim.fail(format!("a wait for {} ended too soon", describe(&busy)));
+                }
+                Err(WaitError::UnderWay { .. }) => {}
+                _ if busy.is_over().is_none() => sim.fail(format!("{} was waited for and goes on", describe(&busy))),
+                _ => {}
+            }
+            drop(busy);
+            self.look(sim);
+        }
+        sim.thread.set(None);
+        self.ended[TransferState::Completed as i32 as usize] - completed
+    }
+
     /// When it acts again.
     pub(crate) fn pause(&mut self) -> u64 {
+        if self.left == 0 {
+            return self.random.within(MS, 30 * MS);
+        }
+        if self.places.iter().all(|place| place.busy.is_some()) {
+            return self.random.size(20 * MS) + 100 * US;
+        }
         match self.random.below(20) {
             0 => self.random.size(SECOND),
             1..4 => self.random.size(20 * MS),
             _ => self.random.size(MS / 2) + US,
+        }
+    }
+
+    /// It has a wrong secret, or none: nobody lets it in.
+    pub(crate) fn intrude(&mut self, sim: &Sim) {
+        let target = self.random.below(sim.plan.targets as u64) as usize;
+        if self.open(sim, target, 2 * SECOND) {
+            sim.fail(format!("target {target} let a host in that could not prove who it is"));
         }
     }
 
@@ -246,11 +322,11 @@ impl App {
 
     fn submit(&mut self, sim: &Sim) {
         let count = self.random.size(8).min(self.left);
-        let timeout = self.random.size(sim.plan.max_deadline).max(MS);
+        let timeout = self.random.size(sim.plan.max_deadline).max(sim.plan.min_deadline);
         let mut wishes: Vec<Wish> = Vec::new();
         for _ in 0..count {
             let target = self.random.below(sim.plan.targets as u64) as usize;
-            if !self.open(sim, target, timeout.max(5 * SECOND)) {
+            if !self.open(sim, target, timeout.clamp(5 * SECOND, 30 * SECOND)) {
                 break;
             }
             wishes.extend(self.wish(sim, target, &wishes));
@@ -263,19 +339,27 @@ impl App {
         let is_free = |place: &usize| self.places[*place].busy.is_none() && others.iter().all(|it| it.place != *place);
         let place = (0..self.places.len()).find(is_free)?;
         let plan = &sim.plan;
-        let (host, hosts) = (sim.calling.get() as u64, plan.hosts as u64);
         let files = plan.files.len();
-        let in_target = self.random.below(files as u64) as usize;
+        let favourite = self.random.chance(plan.favourites).then(|| self.salt ^ self.random.below(FAVOURITES));
+        let in_target = favourite.unwrap_or_else(|| self.random.next()) as usize % files;
         let (file, size) = (target * files + in_target, plan.files[in_target]);
-        let write = self.random.chance(55);
-        // Each host writes to a part of its own.
-        let part = |i: u64| if i == hosts { size } else { (size * i / hosts) & !4095 };
-        let (low, high) = if write { (part(host), part(host + 1)) } else { (0, size) };
-        if low >= high {
-            return None;
-        }
-        let len = self.random.size(plan.max_request_bytes.min(high - low));
-        let mut offset = low + self.random.below(high - low - len + 1);
+        // Each host writes to a part of its own, if that is not empty.
+        let own = plan.part_of(sim.calling.get(), in_target);
+        let write = self.random.chance(55) && !own.is_empty();
+        let (low, high) = if write { (own.start, own.end) } else { (0, size) };
+        let most = plan.max_request_bytes.min(high - low);
+        let (len, mut offset) = match favourite.map(Random::new) {
+            // The place follows from the favourite's number, how much of it not always.
+            Some(mut place) if most >= 2 => {
+                let (len, start) = (place.size(most), place.next() % (high - low - 1));
+                let len = if self.random.chance(70) { len } else { self.random.size(most) };
+                (len, low + start.min(high - low - len))
+            }
+            _ => {
+                let len = self.random.size(most);
+                (len, low + self.random.below(high - low - len + 1))
+            }
+        };
         if self.random.chance(50) {
             offset = (offset & !511).max(low);
         }
@@ -399,13 +483,16 @@ impl App {
             let wish = Wish { operation, target, segment, nsid, file, offset, len, place: 0, at: MARGIN, write };
             self.submit_wishes(sim, &[wish], timeout);
             let before = self.ended[TransferState::Completed as i32 as usize];
-            if self.places[0].busy.is_none() {
-                return false;
-            }
+            let Some(busy) = self.places[0].busy.clone() else { return false };
             while self.places[0].busy.is_some() && !sim.has_failed() {
-                sim.run_for(MS);
+                // How it ended, `look` tells; memory may be in use for a little longer.
+                let _ = busy.batch.wait(Deadline::after(Duration::from_nanos(timeout)));
                 self.look(sim);
+                if self.places[0].busy.is_some() {
+                    sim.run_for(MS);
+                }
             }
+            drop(busy);
             if self.ended[TransferState::Completed as i32 as usize] == before {
                 return false;
             }

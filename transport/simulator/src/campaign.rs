@@ -39,13 +39,12 @@ impl Campaign {
         let jobs = self.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)).max(1);
         let (next, sum) = (AtomicU64::new(0), Mutex::new(Sum::default()));
         let work = || -> anyhow::Result<()> {
-            let dir = tempfile::tempdir()?;
             loop {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 if at >= self.seeds {
                     return Ok(());
                 }
-                let outcome = run(self.from + at, dir.path())?;
+                let outcome = run(self.from + at)?;
                 // Each change is whole before anything that could panic.
                 let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
                 sum.seeds += 1;

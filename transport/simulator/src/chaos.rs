@@ -5,6 +5,7 @@ use crate::plan::{MS, SECOND};
 use crate::world::{Event, Sim};
 use nvferry_engine::{FileBufferDesc, FileBufferId, SegmentDesc};
 use nvferry_io::stream::Cut;
+use nvferry_target::userspace::simulation::Holdings;
 
 /// A description's field that says where its target is.
 const TRID_FIELD: &str = "nvmeof_generic_trid";
@@ -15,32 +16,108 @@ impl Sim {
         if self.healed.get() {
             return;
         }
-        let (kill, namespace, target, pause) = {
-            let mut random = self.random.borrow_mut();
-            let target = random.below(self.plan.targets as u64) as usize;
-            (random.rarely(self.plan.kills), random.rarely(self.plan.namespaces), target, random.size(200 * MS) + MS)
+        let plan = &self.plan;
+        let (happens, target, pause, time) = {
+            let random = &mut *self.random.borrow_mut();
+            let target = random.below(plan.targets as u64) as usize;
+            let rates = [plan.kills, plan.namespaces, plan.outages, plan.stops];
+            let happens = rates.map(|rate| random.rarely(rate));
+            (happens, target, random.size(200 * MS) + MS, random.size(60 * SECOND))
         };
+        let [kill, namespace, outage, stop] = happens;
         if kill {
             self.kill(target);
         }
         if namespace {
             self.change_namespace(target);
         }
+        if outage {
+            self.outage(target);
+        }
+        if stop {
+            self.stop(target, time);
+        }
         self.schedule(pause, Event::Chaos);
+    }
+
+    /// A target is told to end, within so long.
+    pub(crate) fn stop(&self, target: usize, within: u64) {
+        let mut targets = self.targets.borrow_mut();
+        let machine = &mut targets[target];
+        if machine.is_up() && !machine.draining {
+            tracing::debug!(now = self.now_ns(), target, within, "telling a target to end");
+            machine.drain();
+            let must_end = self.healed.get();
+            self.schedule(within, Event::StopNow { target, life: machine.life, must_end });
+        }
+    }
+
+    /// Whether a target was told to end, and has.
+    pub(crate) fn has_drained(&self, target: usize) -> bool {
+        self.targets.borrow()[target].has_drained()
+    }
+
+    /// A target has ended, as it was told to. It holds nothing, and starts again.
+    pub(crate) fn drained(&self, target: usize) {
+        let holdings = self.targets.borrow()[target].holdings();
+        if holdings != Holdings::default() {
+            self.fail(format!("target {target} has ended, as it was told to, and holds {holdings:?}"));
+        }
+        tracing::debug!(now = self.now_ns(), target, "a target has ended as it was told to");
+        self.end(target, false, Cut::Close);
+    }
+
+    /// Its time is over. What is still under way then is given up.
+    pub(crate) fn stop_now(&self, target: usize, life: u32, must_end: bool) {
+        let is_it = {
+            let machine = &self.targets.borrow()[target];
+            machine.life == life && machine.draining
+        };
+        if is_it && must_end {
+            self.fail(format!("target {target} was told to end and has not, though nothing goes wrong"));
+        } else if is_it {
+            tracing::debug!(now = self.now_ns(), target, "a target has not ended in time");
+            self.end(target, false, Cut::Reset);
+        }
+    }
+
+    /// A target's connections end, all of them or one, and it goes on.
+    fn outage(&self, target: usize) {
+        let mut open = 0;
+        self.connections_of(target, |connection| open += u64::from(connection.is_open()));
+        let (only, cut) = {
+            let random = &mut *self.random.borrow_mut();
+            let only = if random.chance(50) { None } else { Some(random.below(open)) };
+            (only, random.pick(&[Cut::Reset, Cut::Reset, Cut::Close]))
+        };
+        tracing::debug!(now = self.now_ns(), target, ?only, ?cut, "an outage");
+        let mut at = 0;
+        self.connections_of(target, |connection| {
+            if connection.is_open() {
+                if only.is_none_or(|only| only == at) {
+                    connection.cut(cut);
+                }
+                at += 1;
+            }
+        });
     }
 
     /// A target dies, and starts again after a while.
     fn kill(&self, target: usize) {
-        let mut targets = self.targets.borrow_mut();
-        let machine = &mut targets[target];
-        if !machine.is_up() {
+        if !self.targets.borrow()[target].is_up() {
             return;
         }
-        let mut random = self.random.borrow_mut();
-        let power = self.plan.power_loss && random.chance(50);
+        let power = self.plan.power_loss && self.random.borrow_mut().chance(50);
         tracing::debug!(now = self.now_ns(), target, power, "killing a target");
         // A program's sockets end with it; of a machine without power nobody hears.
-        let cut = if power { Cut::Silence } else { Cut::Reset };
+        self.end(target, power, if power { Cut::Silence } else { Cut::Reset });
+    }
+
+    /// A target is no more, for a while.
+    fn end(&self, target: usize, power: bool, cut: Cut) {
+        let mut targets = self.targets.borrow_mut();
+        let machine = &mut targets[target];
+        let mut random = self.random.borrow_mut();
         self.connections_of(target, |connection| connection.cut(cut));
         machine.kill(&mut random);
         let mut models = self.models.borrow_mut();
@@ -53,7 +130,7 @@ impl Sim {
                 }
             });
         }
-        let moves = random.chance(20);
+        let moves = !self.healed.get() && random.chance(20);
         if moves {
             machine.address.set_port(4420 + machine.life as u16);
         }
@@ -141,12 +218,25 @@ impl Sim {
         }
     }
 
+    /// A host that must not get in tries it.
+    pub(crate) fn intrude(&self, host: usize, times: u64) {
+        let Some(mut app) = self.apps.borrow_mut()[host].take() else { return };
+        let calling = self.calling.replace(host);
+        app.intrude(self);
+        self.calling.set(calling);
+        self.apps.borrow_mut()[host] = Some(app);
+        if times > 1 {
+            let pause = self.random.borrow_mut().size(SECOND);
+            self.schedule(pause, Event::Intruder { host, times: times - 1 });
+        }
+    }
+
     /// A host's application acts, or only looks.
     pub(crate) fn app(&self, host: usize, acts: bool) {
         let Some(mut app) = self.apps.borrow_mut()[host].take() else { return };
         self.calling.set(host);
         app.look(self);
-        if acts && app.left > 0 {
+        if acts {
             app.act(self);
             app.look(self);
         }

@@ -22,6 +22,8 @@ const ENOSPC: i32 = 28;
 /// A target's files.
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
+    /// What was asked for that real storage could not do.
+    pub(crate) misuse: Option<String>,
     files: BTreeMap<FileIdentity, DiskFile>,
 }
 
@@ -37,10 +39,9 @@ struct DiskFile {
 
 impl DiskFile {
     fn write(&mut self, offset: u64, bytes: &[u8]) {
-        let start = (offset as usize).min(self.now.len());
-        let end = (start + bytes.len()).min(self.now.len());
+        let (start, end) = (offset as usize, offset as usize + bytes.len());
         tracing::debug!(file = self.number, start, end, "stored");
-        self.now[start..end].copy_from_slice(&bytes[..end - start]);
+        self.now[start..end].copy_from_slice(bytes);
         self.dirty.extend(start as u64 / BLOCK..(end as u64).div_ceil(BLOCK));
     }
 
@@ -210,6 +211,14 @@ impl Op {
         let Some(file) = disk.files.get_mut(&request.file.identity()) else {
             return Some(Err(io::Error::from_raw_os_error(EIO)));
         };
+        let len = request.buf.len() as u64;
+        let address = if let IoBuf::Pool(buffer, _) = &request.buf { buffer.as_ptr() as usize } else { 0 };
+        let grows = request.kind == IoKind::Write && request.offset + len > file.now.len() as u64;
+        if grows || !request.file.is_aligned(request.offset, len, address) {
+            disk.misuse =
+                Some(format!("{:?} of {len} bytes at {} of file {}", request.kind, request.offset, file.number));
+            return Some(Err(io::Error::from_raw_os_error(EIO)));
+        }
         let Some(progress) = progress else {
             if let Some(errno) = fails_with.take() {
                 return Some(Err(io::Error::from_raw_os_error(errno)));
@@ -280,7 +289,9 @@ impl IoEngine for SimulatedEngine {
             IoKind::Write => Some(Direction::Write),
             _ => None,
         };
-        let progress = direction.map(|direction| Progress::new(direction, request.buf.len(), 1, usize::MAX));
+        // Calls on files that are opened for Direct I/O move whole units.
+        let unit = if request.file.is_direct() { request.file.geometry().dio_offset_align_bytes } else { 1 };
+        let progress = direction.map(|direction| Progress::new(direction, request.buf.len(), unit, usize::MAX));
         let op = Op { request, progress, fails_with: None };
         let index = match state.ops.iter().position(Option::is_none) {
             Some(index) => index,

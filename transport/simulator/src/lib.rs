@@ -13,8 +13,10 @@
 //! - [`mod@run`]: one seed, from beginning to end. [`plan`]: what a seed means. [`campaign`]: many seeds.
 //! - [`world`]: the scheduler. [`machines`]: who takes turns. [`chaos`]: what goes wrong with machines.
 //! - [`net`], [`disk`], [`metadata`]: the wire, storage and the metadata service, and their faults.
-//! - [`app`]: who reads and writes, and checks. [`model`]: what the files may hold.
+//! - [`access`]: who may connect, and what is proved.
+//! - [`app`]: who reads and writes, and checks. [`stranger`]: a host other than ours. [`model`]: what the files may hold.
 
+mod access;
 mod app;
 mod campaign;
 mod chaos;
@@ -26,6 +28,7 @@ mod net;
 pub mod plan;
 mod random;
 mod run;
+mod stranger;
 mod world;
 
 pub use campaign::{Campaign, Sum};

@@ -1,18 +1,20 @@
 //! The machines: hosts, of which the real parts take turns; and targets, which are killed and started again.
 
+use crate::access;
 use crate::disk::{Disk, EngineHandle};
 use crate::plan::Plan;
 use crate::random::Random;
-use nvferry_io::file::FileOptions;
+use nvferry_io::IoEngine;
+use nvferry_io::file::{FileIdentity, Geometry, SECTOR_BYTES};
 use nvferry_io::poller::Event;
+use nvferry_io::simulation::SimulatedFile;
 use nvferry_io::stream::MemoryStream;
-use nvferry_io::{IoEngine, IoFile};
 use nvferry_nvmeof::simulation::{Holdings, Next, Part};
 use nvferry_target::userspace::simulation::{Holdings as TargetHoldings, SimulatedTarget};
 use nvferry_target::{NamespaceSpec, TargetError};
 use nvferry_wire::{Nguid, Nqn, Nsid, TransportId};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -35,6 +37,12 @@ pub(crate) struct HostPart {
 }
 
 impl HostPart {
+    /// A thread that was started.
+    #[must_use]
+    pub(crate) fn new(part: Part) -> Self {
+        Self { part, turn_at: None, news: Vec::new(), ended: false }
+    }
+
     /// Takes its turn.
     pub(crate) fn turn(&mut self, now: Instant, events: &[Event]) -> Next {
         self.part.turn(now, events)
@@ -42,12 +50,6 @@ impl HostPart {
 }
 
 impl HostMachine {
-    /// Threads were started.
-    pub(crate) fn adopt(&mut self, parts: Vec<Part>) {
-        let parts = parts.into_iter();
-        self.parts.extend(parts.map(|part| HostPart { part, turn_at: None, news: Vec::new(), ended: false }));
-    }
-
     /// The parts whose wakers were used.
     pub(crate) fn rung(&self) -> impl Iterator<Item = usize> + '_ {
         let parts = self.parts.iter().enumerate();
@@ -95,6 +97,8 @@ pub(crate) struct TargetMachine {
     pub(crate) files: Vec<OfferedFile>,
     /// Counts its starts.
     pub(crate) life: u32,
+    /// It was told to end.
+    pub(crate) draining: bool,
     /// When each reactor's next turn is.
     pub(crate) turn_at: Vec<Option<u64>>,
     target: Option<SimulatedTarget>,
@@ -103,20 +107,17 @@ pub(crate) struct TargetMachine {
 }
 
 impl TargetMachine {
-    /// A machine that does not run yet. Its files are made in `dir`.
+    /// A machine that does not run yet.
     ///
     /// # Errors
-    /// When they cannot be.
-    pub(crate) fn new(index: usize, plan: &Plan, dir: &Path) -> anyhow::Result<Self> {
+    /// When its name is none.
+    pub(crate) fn new(index: usize, plan: &Plan) -> anyhow::Result<Self> {
         let mut disk = Disk::default();
         let mut files = Vec::new();
         for (at, &size) in plan.files.iter().enumerate() {
             let number = index * plan.files.len() + at;
-            let path = dir.join(format!("file{number}"));
-            // Only its size and identity are used; what it holds is the disk's.
-            std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path)?.set_len(size)?;
-            let file = IoFile::open(&path, FileOptions { direct: false, write: true })?;
-            disk.add(file.identity(), number, size);
+            let path = PathBuf::from(format!("/simulated/file{number}"));
+            disk.add(identity(number), number, size);
             files.push(OfferedFile { number, nsid: at as u32 + 1, path, size, offered: true });
         }
         Ok(Self {
@@ -125,6 +126,7 @@ impl TargetMachine {
             subnqn: Nqn::new(format!("nqn.2016-06.io.mc:target{index}"))?,
             files,
             life: 0,
+            draining: false,
             turn_at: Vec::new(),
             target: None,
             engines: Vec::new(),
@@ -144,6 +146,15 @@ impl TargetMachine {
         Nguid::new(spec(file, plan).uuid(&self.subnqn)).map(|nguid| nguid.to_string())
     }
 
+    /// Its files, as programs on it find them.
+    pub(crate) fn simulated_files(&self) -> impl Iterator<Item = (PathBuf, SimulatedFile)> + '_ {
+        self.files.iter().map(|file| {
+            let geometry =
+                Geometry { block_bytes: SECTOR_BYTES, dio_mem_align_bytes: 512, dio_offset_align_bytes: SECTOR_BYTES };
+            (file.path.clone(), SimulatedFile { identity: identity(file.number), size_bytes: file.size, geometry })
+        })
+    }
+
     /// Where hosts find it.
     #[must_use]
     pub(crate) fn transport_id(&self) -> TransportId {
@@ -153,7 +164,7 @@ impl TargetMachine {
     /// Whether it runs, and is at this address.
     #[must_use]
     pub(crate) fn is_at(&self, address: SocketAddr) -> bool {
-        self.target.is_some() && self.address == address
+        self.target.is_some() && !self.draining && self.address == address
     }
 
     /// Whether it runs.
@@ -176,7 +187,8 @@ impl TargetMachine {
             engines.push(engine);
         }
         self.turn_at = vec![None; plan.reactors];
-        let target = SimulatedTarget::new(self.transport_id(), self.subnqn.clone(), engines)?;
+        let hosts = access::of_target(plan)?;
+        let target = SimulatedTarget::with_hosts(self.transport_id(), self.subnqn.clone(), hosts, engines)?;
         target.give_controller_ids_after((self.life as u16).wrapping_mul(1021) % 0x8000);
         for file in self.files.iter().filter(|file| file.offered) {
             target.add_namespace(&spec(file, plan))?;
@@ -188,11 +200,32 @@ impl TargetMachine {
     /// Its program dies. What its storage was doing is done, in part, or not.
     pub(crate) fn kill(&mut self, random: &mut Random) {
         self.life += 1;
+        self.draining = false;
         self.turn_at.clear();
         self.target = None;
         for engine in std::mem::take(&mut self.engines) {
             engine.die(random);
         }
+    }
+
+    /// It is told to end: takes no more connections and commands, and ends those that are under way.
+    pub(crate) fn drain(&mut self) {
+        if let Some(target) = &self.target {
+            self.draining = true;
+            target.drain();
+        }
+    }
+
+    /// Whether it was told to end, and has.
+    #[must_use]
+    pub(crate) fn has_drained(&self) -> bool {
+        self.draining && self.target.as_ref().is_some_and(SimulatedTarget::has_drained)
+    }
+
+    /// What its storage was asked for that real storage could not do.
+    #[must_use]
+    pub(crate) fn misuse(&self) -> Option<String> {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner).misuse.take()
     }
 
     /// Its machine loses power, too: call it after [`Self::kill`]. `each` is told what the files hold then.
@@ -212,6 +245,7 @@ impl TargetMachine {
             return Ok(true);
         }
         match &self.target {
+            Some(_) if self.draining => return Ok(false),
             Some(target) if offered => match target.add_namespace(&spec(file, plan)) {
                 Ok(_) => {}
                 Err(TargetError::StillBusy { .. }) => return Ok(false),
@@ -270,9 +304,13 @@ impl TargetMachine {
     }
 }
 
+fn identity(number: usize) -> FileIdentity {
+    FileIdentity { device: 1, inode: number as u64 }
+}
+
 fn spec(file: &OfferedFile, plan: &Plan) -> NamespaceSpec {
     NamespaceSpec {
-        direct: false,
+        direct: plan.direct,
         overwrite: true,
         block_bytes: Some(plan.block_bytes),
         ..NamespaceSpec::new(Nsid(file.nsid), &file.path, file.size)

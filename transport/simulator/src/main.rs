@@ -33,8 +33,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Some(seed) => {
             let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "debug".into());
             tracing_subscriber::fmt().with_env_filter(filter).without_time().init();
-            let dir = tempfile::tempdir()?;
-            let outcome = run(seed, dir.path())?;
+            let outcome = run(seed)?;
             report(&outcome);
             println!("trace {:016x}, {} events, requests by state {:?}", outcome.trace, outcome.events, outcome.ended);
             (1, u64::from(outcome.failure.is_some()))

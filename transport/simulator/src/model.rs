@@ -62,6 +62,8 @@ struct Piece {
     past: Vec<(WriteId, u64)>,
     /// A write in doubt may put back what was there since: see [`Doubt`].
     undone_since: Option<u64>,
+    /// What was acknowledged before this is on the disk, also after a loss of power.
+    durable_since: u64,
 }
 
 /// A write in doubt, of which something may still be under way. The blocks at its edges, of which it writes only a part,
@@ -96,12 +98,13 @@ impl Model {
     #[must_use]
     pub(crate) fn new(file: usize, size: u64, block_bytes: u32) -> Self {
         let (maybe, past) = (Vec::new(), Vec::new());
-        let piece = Piece { start: 0, end: size, acknowledged: 0, maybe, past, undone_since: None };
+        let piece = Piece { start: 0, end: size, acknowledged: 0, maybe, past, undone_since: None, durable_since: 0 };
         Self { file, block_bytes: block_bytes.into(), pieces: vec![piece], doubts: Vec::new() }
     }
 
     fn split(&mut self, at: u64) {
-        if let Some(i) = self.pieces.iter().position(|piece| piece.start < at && at < piece.end) {
+        let i = self.pieces.partition_point(|piece| piece.end <= at);
+        if self.pieces.get(i).is_some_and(|piece| piece.start < at) {
             let mut rest = self.pieces[i].clone();
             rest.start = at;
             self.pieces[i].end = at;
@@ -112,7 +115,8 @@ impl Model {
     fn within(&mut self, start: u64, end: u64) -> impl Iterator<Item = &mut Piece> {
         self.split(start);
         self.split(end);
-        self.pieces.iter_mut().filter(move |piece| start <= piece.start && piece.end <= end)
+        let first = self.pieces.partition_point(|piece| piece.start < start);
+        self.pieces[first..].iter_mut().take_while(move |piece| piece.end <= end)
     }
 
     /// A write of this range has been submitted.
@@ -145,6 +149,13 @@ impl Model {
                     }
                 }
             }
+        }
+    }
+
+    /// What was acknowledged before `since` is durable.
+    pub(crate) fn is_durable(&mut self, start: u64, end: u64, since: u64) {
+        for piece in self.within(start, end) {
+            piece.durable_since = piece.durable_since.max(since);
         }
     }
 
@@ -181,10 +192,12 @@ impl Model {
                 let bytes = &content[at as usize..end as usize];
                 let mut block = Piece { start: at, end, ..piece.clone() };
                 // What was not flushed may be as it ever was.
-                let Some(write) = piece.writes(0).find(|write| is_from(self.file, *write, at, bytes)) else {
+                let Some(write) = piece.writes(piece.durable_since).find(|write| is_from(self.file, *write, at, bytes))
+                else {
                     return Err(Mismatch { offset: at, expected: format!("{piece:?}") });
                 };
                 block.acknowledged = write;
+                block.durable_since = now + 1;
                 block.past.push((piece.acknowledged, now));
                 block.past.extend(piece.maybe.iter().filter(|maybe| maybe.settled).map(|maybe| (maybe.write, now)));
                 block.maybe.retain(|maybe| !maybe.settled);
@@ -274,6 +287,29 @@ mod tests {
         assert!(model.check(0, &bytes(1, 0, 4096), 35).is_err());
         assert!(model.check(0, &bytes(2, 0, 4096), 35).is_err());
         model.check(0, &bytes(3, 0, 4096), 35).unwrap();
+    }
+
+    #[test]
+    fn what_was_flushed_survives_a_loss_of_power() {
+        let mut model = Model::new(3, 1024, 512);
+        model.begin(1, 0, 512);
+        model.acknowledge(1, 0, 512, 10);
+        model.begin(2, 0, 512);
+        model.acknowledge(2, 0, 512, 20);
+        let content = |write| [bytes(write, 0, 512), bytes(0, 512, 512)].concat();
+        let after_loss = |model: &Model, write| {
+            let mut copy = Model { pieces: model.pieces.clone(), doubts: Vec::new(), ..*model };
+            copy.rebase(&content(write), 50)
+        };
+        (0..=2).for_each(|write| after_loss(&model, write).unwrap());
+        // A Flush that began between the two.
+        model.is_durable(0, 1024, 15);
+        assert!(after_loss(&model, 0).is_err());
+        (1..=2).for_each(|write| after_loss(&model, write).unwrap());
+        // The second one was to be durable before it was acknowledged.
+        model.is_durable(0, 512, 21);
+        (0..=1).for_each(|write| assert!(after_loss(&model, write).is_err()));
+        after_loss(&model, 2).unwrap();
     }
 
     #[test]

@@ -8,6 +8,7 @@ use nvferry_io::poller::Event;
 use nvferry_io::simulation::Socket;
 use nvferry_io::stream::{Cut, LinkState, MemoryLink, MemoryStream, Stream, memory_pair};
 use nvferry_io::{Gather, Scatter};
+use nvferry_wire::pdu::{COMMON_HEADER_LEN, PduType};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,6 +16,73 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 /// Bytes of ICReq and ICResp, which no digest covers.
 const IC_BYTES: u64 = 128;
+
+/// Flips bits of PDUs' headers: follows the PDUs that pass.
+struct HeaderFlips {
+    random: Random,
+    /// Of 1000 headers, those in which one is flipped.
+    per_mille: u64,
+    /// Where the PDU begins that passes now, and the first bytes of its header.
+    pdu: u64,
+    common: [u8; COMMON_HEADER_LEN],
+    /// The byte of it to be changed, counted from its first, and how.
+    flip: Option<(u64, u8)>,
+}
+
+impl HeaderFlips {
+    fn new(per_mille: u64, random: Random) -> Self {
+        Self { random, per_mille, pdu: 0, common: [0; COMMON_HEADER_LEN], flip: None }
+    }
+
+    /// These bytes pass, of which the first is at this position.
+    fn pass(&mut self, at: u64, bytes: &mut [u8]) {
+        let mut passed = 0;
+        while passed < bytes.len() {
+            let within = at + passed as u64 - self.pdu;
+            if let Some(common) = self.common.get_mut(within as usize) {
+                *common = bytes[passed];
+                passed += 1;
+                if within as usize == COMMON_HEADER_LEN - 1 {
+                    self.choose();
+                }
+                continue;
+            }
+            let n = (self.pdu_bytes() - within).min((bytes.len() - passed) as u64);
+            if let Some((byte, bit)) = self.flip.take_if(|(byte, _)| (within..within + n).contains(&*byte)) {
+                bytes[passed + (byte - within) as usize] ^= 1 << bit;
+            }
+            passed += n as usize;
+            if within + n == self.pdu_bytes() {
+                self.pdu += within + n;
+            }
+        }
+    }
+
+    fn pdu_bytes(&self) -> u64 {
+        let [_, _, _, _, plen @ ..] = self.common;
+        // More than a common header, so that there is an end to anything.
+        u64::from(u32::from_le_bytes(plen)).max(COMMON_HEADER_LEN as u64 + 1)
+    }
+
+    /// A header begins: is a bit of it flipped, and which? Often one of the lower bits of a field that matters.
+    fn choose(&mut self) {
+        let [kind, _, header_bytes, ..] = self.common;
+        self.flip = None;
+        if self.pdu < IC_BYTES || !self.random.rarely(self.per_mille) {
+            return;
+        }
+        self.flip = Some(if self.random.chance(40) {
+            let byte = self.random.within(COMMON_HEADER_LEN as u64, u64::from(header_bytes).max(9) - 1);
+            (byte, self.random.below(8) as u8)
+        } else {
+            // Opcode, identifier, namespace, first block and blocks of a command; of others identifiers, offsets, lengths
+            // and status.
+            let fields: &[u64] =
+                if kind == PduType::CapsuleCmd as u8 { &[8, 10, 12, 48, 49, 56] } else { &[8, 10, 13, 17, 20, 22] };
+            (self.random.pick(fields), self.random.below(4) as u8)
+        });
+    }
+}
 
 /// Where a connection stands, for the host's end of it.
 const CONNECTING: u8 = 0;
@@ -28,6 +96,20 @@ const CLOSED: u8 = 3;
 pub(crate) struct HostEnd {
     stream: MemoryStream,
     state: Arc<AtomicU8>,
+}
+
+impl HostEnd {
+    /// Something can be received.
+    #[must_use]
+    pub(crate) fn is_readable(&self) -> bool {
+        self.stream.readable()
+    }
+
+    /// Something can be sent.
+    #[must_use]
+    pub(crate) fn is_writable(&self) -> bool {
+        self.stream.writable()
+    }
 }
 
 impl Stream for HostEnd {
@@ -147,6 +229,10 @@ impl Connection {
                 };
                 link.cut_at(random.size(1 << 20), cut);
             }
+            if faults.header_flips > 0 {
+                let mut flips = HeaderFlips::new(faults.header_flips, random.fork());
+                link.tamper(move |at, bytes| flips.pass(at, bytes));
+            }
             while random.chance(faults.flips) {
                 link.flip_bit(IC_BYTES + random.size(1 << 18), random.below(8) as u8);
             }
@@ -210,10 +296,12 @@ impl Connection {
     }
 
     /// Lets bytes arrive, and tells how many did.
-    pub(crate) fn deliver(&mut self, way: Way, faults: &WireFaults, random: &mut Random) -> usize {
+    pub(crate) fn deliver(&mut self, way: Way, faults: &WireFaults, random: &mut Random, healed: bool) -> usize {
         self.delivering[way as usize] = false;
         let bytes = match faults.chunk_bytes {
             0 => usize::MAX,
+            // What is checked at the end would take most of the time.
+            _ if healed => usize::MAX,
             most => random.size(most) as usize,
         };
         self.links[way as usize].deliver(bytes)
@@ -239,4 +327,39 @@ pub(crate) fn latency(faults: &WireFaults, random: &mut Random, healed: bool) ->
         return random.within(100 * MS, 20 * SECOND);
     }
     5 * US + random.size(faults.latency)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_bit_of_some_headers_is_flipped_however_the_stream_is_cut() {
+        // ICReq, then command capsules with data.
+        let (header_bytes, pdu_bytes) = (72, 172);
+        let mut sent = vec![0; IC_BYTES as usize];
+        (sent[2], sent[4]) = (128, 128);
+        for _ in 0..100 {
+            let start = sent.len();
+            sent.resize(start + pdu_bytes, 7);
+            sent[start..start + 8].copy_from_slice(&[4, 0, header_bytes as u8, 0, pdu_bytes as u8, 0, 0, 0]);
+        }
+        let pass = |pieces: usize| {
+            let (mut flips, mut got) = (HeaderFlips::new(300, Random::new(5)), sent.clone());
+            for (at, piece) in (0..).step_by(pieces).zip(got.chunks_mut(pieces)) {
+                flips.pass(at, piece);
+            }
+            got
+        };
+        let got = pass(usize::MAX >> 1);
+        assert_eq!(got[..IC_BYTES as usize], sent[..IC_BYTES as usize]);
+        let mut damaged = 0;
+        for (got, sent) in got[IC_BYTES as usize..].chunks(pdu_bytes).zip(sent[IC_BYTES as usize..].chunks(pdu_bytes)) {
+            let bits: u32 = got.iter().zip(sent).map(|(a, b)| (a ^ b).count_ones()).sum();
+            assert!(bits <= 1 && got[..8] == sent[..8] && got[header_bytes..] == sent[header_bytes..]);
+            damaged += bits;
+        }
+        assert!((15..60).contains(&damaged), "{damaged}");
+        [1, 7, 8, 171, 172, 1000].into_iter().for_each(|pieces| assert!(pass(pieces) == got, "{pieces}"));
+    }
 }

@@ -3,6 +3,7 @@
 
 use crate::random::Random;
 use nvferry_wire::pdu::Digests;
+use std::ops::Range;
 
 /// A microsecond, in the simulation's nanoseconds.
 pub const US: u64 = 1_000;
@@ -24,6 +25,10 @@ pub struct Plan {
     pub reactors: usize,
     /// Files of each target: their sizes in bytes.
     pub files: Vec<u64>,
+    /// Targets go past the page cache, and reach a file's tail in another way.
+    pub direct: bool,
+    /// Of 1000 moments, those in which a target is told to end.
+    pub stops: u64,
     /// The block of each target's namespaces, in bytes.
     pub block_bytes: u32,
     /// Requests that each host submits, about.
@@ -40,10 +45,22 @@ pub struct Plan {
     pub kato: u64,
     /// Digests that hosts ask for.
     pub digests: Digests,
+    /// The shortest that a request has.
+    pub min_deadline: u64,
     /// The longest that a request has.
     pub max_deadline: u64,
+    /// Of 100 requests, those that go to one of a few places, again and again.
+    pub favourites: u64,
+    /// Of 100 acts of an application, those that submit a little and wait for it, several times in succession.
+    pub successions: u64,
     /// When faults end.
     pub heal_at: u64,
+    /// How often a host other than ours comes.
+    pub stranger: u64,
+    /// What hosts and targets prove to each other.
+    pub proof: Proof,
+    /// Another host, that cannot prove what it should, and how often it tries.
+    pub intruder: Option<(Intruder, u64)>,
     /// What goes wrong on the wire.
     pub wire: WireFaults,
     /// What goes wrong with storage.
@@ -52,12 +69,36 @@ pub struct Plan {
     pub kills: u64,
     /// Whether a kill may be a loss of power.
     pub power_loss: bool,
+    /// Of 1000 moments, those in which connections of a target end: one, or all.
+    pub outages: u64,
     /// Of 1000 moments, those in which a namespace goes (and comes back).
     pub namespaces: u64,
     /// Of 100 looks at the metadata, those that go wrong, in each of the ways that are on.
     pub metadata: MetadataFaults,
     /// Of 100 turns, those that a thread is late for.
     pub slow_threads: u64,
+}
+
+/// What hosts and targets prove to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// Nothing.
+    None,
+    /// Hosts prove who they are.
+    Hosts,
+    /// Both do.
+    Both,
+}
+
+/// Why a host must not get in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Intruder {
+    /// Its secret is another than the target knows.
+    WrongSecret,
+    /// It has none.
+    NoSecret,
+    /// It wants to see another secret proved than the target knows.
+    DoubtsTarget,
 }
 
 /// What goes wrong on the wire. Rates are of 100 connections.
@@ -73,6 +114,8 @@ pub struct WireFaults {
     pub silence: bool,
     /// A bit is flipped, where digests are on.
     pub flips: u64,
+    /// Of 1000 PDUs, those in whose header a bit is flipped, where digests are on.
+    pub header_flips: u64,
     /// Refused or never made.
     pub refusals: u64,
     /// Of 1000 deliveries, those that take long.
@@ -123,13 +166,19 @@ impl Plan {
         let small = r.chance(40);
         let wire = WireFaults {
             latency: r.pick(&[20 * US, 200 * US, 2 * MS, 30 * MS]),
-            chunk_bytes: if r.chance(60) { 0 } else { r.pick(&[700, 3_000, 9_000, 65_536]) },
+            // Many small pieces of large files would only take time.
+            chunk_bytes: if r.chance(60) {
+                0
+            } else {
+                r.pick(&[700, 3_000, 9_000, 65_536]) * if small { 1 } else { 8 }
+            },
             cuts: if calm { 0 } else { on(r, 55, 60) },
             silence: r.chance(25),
             flips: if calm || !digests { 0 } else { on(r, 60, 70) },
+            header_flips: if calm || !digests { 0 } else { on(r, 20, 20) },
             refusals: if calm { 0 } else { on(r, 20, 50) },
             stalls: if calm { 0 } else { on(r, 35, 12) },
-            capacity: r.pick(&[4 << 10, 64 << 10, 256 << 10]),
+            capacity: r.pick(&[4 << 10, 64 << 10, 256 << 10]) * if small { 1 } else { 4 },
         };
         let storage = StorageFaults {
             latency: r.pick(&[10 * US, 100 * US, 3 * MS]),
@@ -144,15 +193,20 @@ impl Plan {
             wrong: if calm { 0 } else { on(r, 20, 50) },
             down: if calm { 0 } else { on(r, 20, 30) },
         };
-        let files = (0..r.within(1, 3)).map(|_| if small { r.within(600, 20_000) } else { r.within(30_000, 500_000) });
+        let most = if r.chance(10) { 500_000 } else { 150_000 };
+        let files = (0..r.within(1, 3)).map(|_| if small { r.within(600, 20_000) } else { r.within(30_000, most) });
         let files: Vec<u64> = files.collect();
         let largest = files.iter().copied().max().unwrap_or(1);
-        Self {
+        // It knows no digests.
+        let flips = wire.flips + wire.header_flips > 0;
+        let mut plan = Self {
             hosts: if r.chance(70) { 1 } else { 2 },
             targets,
             workers: r.within(1, 3) as usize,
             reactors: if r.chance(60) { 1 } else { 2 },
             files,
+            direct: r.chance(40),
+            stops: if calm { 0 } else { on(r, 20, 20) },
             block_bytes: r.pick(&[512, 512, 4096]),
             requests: r.within(15, 60),
             max_request_bytes: if r.chance(50) { largest } else { r.within(512, 20_000).min(largest) },
@@ -161,15 +215,96 @@ impl Plan {
             max_slices: r.pick(&[4, 16, 1 << 16]),
             kato: r.pick(&[1, 3, 15]) * SECOND,
             digests: Digests { header: digests, data: digests },
+            min_deadline: MS,
             max_deadline: r.pick(&[100 * MS, 3 * SECOND, 30 * SECOND]),
+            favourites: on(r, 40, 80),
+            successions: on(r, 30, 20),
             heal_at: r.pick(&[MS * 50, SECOND, 10 * SECOND, 40 * SECOND]),
+            proof: r.pick(&[Proof::None, Proof::None, Proof::None, Proof::Hosts, Proof::Both]),
+            stranger: if flips { 0 } else { on(r, 30, 10) },
+            intruder: None,
             wire,
             storage,
             kills: if calm { 0 } else { on(r, 30, 60) },
             power_loss: r.chance(40),
+            outages: if calm { 0 } else { on(r, 20, 20) },
             namespaces: if calm { 0 } else { on(r, 25, 80) },
             metadata,
             slow_threads: on(r, 30, 20),
+        };
+        if plan.proof != Proof::None && r.chance(50) {
+            let kinds = [Intruder::WrongSecret, Intruder::NoSecret, Intruder::DoubtsTarget];
+            plan.intruder = Some((r.pick(&kinds[..if plan.proof == Proof::Both { 3 } else { 2 }]), r.within(1, 5)));
         }
+        // Some of what can go wrong needs several things at once, which are hardly ever met by chance.
+        match r.below(100) {
+            0..8 => plan.damaged_headers(r),
+            8..20 => plan.orphans(r),
+            20..30 => plan.edges(r),
+            30..32 => plan.long_requests(r),
+            _ => {}
+        }
+        plan
+    }
+
+    /// The part of a file that a host writes; the one after the last is the stranger.
+    pub(crate) fn part_of(&self, host: usize, in_target: usize) -> Range<u64> {
+        let (size, parts) = (self.files[in_target], self.hosts as u64 + u64::from(self.stranger > 0));
+        let start = |host: u64| if host == parts { size } else { (size * host / parts) & !4095 };
+        start(host as u64)..start(host as u64 + 1)
+    }
+
+    /// Headers are damaged, and nothing else, so that each is met by what is under way.
+    fn damaged_headers(&mut self, r: &mut Random) {
+        self.digests = Digests { header: true, data: self.digests.data };
+        self.stranger = 0;
+        self.wire = WireFaults { flips: 0, header_flips: r.within(5, 40), cuts: 0, stalls: 0, ..self.wire };
+        (self.kills, self.outages, self.namespaces) = (0, 0, 0);
+        self.files.iter_mut().for_each(|size| *size = (*size).min(100_000));
+        self.max_request_bytes = self.max_request_bytes.min(100_000);
+        self.requests *= 2;
+    }
+
+    /// Connections end while storage stalls, and then the same places are written again, with all the time there is.
+    fn orphans(&mut self, r: &mut Random) {
+        (self.workers, self.reactors) = (r.within(1, 2) as usize, 2);
+        self.stranger = 0;
+        self.files.iter_mut().for_each(|size| *size = (*size).min(60_000));
+        self.max_request_bytes = self.max_request_bytes.min(20_000);
+        self.storage.stalls = r.within(30, 300);
+        self.wire.stalls = 0;
+        (self.kills, self.namespaces) = (0, 0);
+        self.outages = r.within(20, 200);
+        self.favourites = r.within(50, 95);
+        self.heal_at = r.pick(&[SECOND, 10 * SECOND]);
+        if r.chance(70) {
+            (self.min_deadline, self.max_deadline) = (250 * SECOND, 300 * SECOND);
+        }
+    }
+
+    /// Many small writes to few blocks, through a queue with room for one command, to a target that loses power.
+    fn edges(&mut self, r: &mut Random) {
+        self.files.iter_mut().for_each(|size| *size = *size % 12_000 + 600);
+        self.max_request_bytes = 700;
+        (self.hosts, self.stranger) = (1, 0);
+        self.block_bytes = r.pick(&[512, 4096, 4096]);
+        self.queue_depth = r.pick(&[2, 2, 4]);
+        self.workers = r.within(1, 2) as usize;
+        (self.slots, self.requests) = (r.within(6, 16) as usize, r.within(60, 200));
+        self.storage = StorageFaults { latency: r.pick(&[100 * US, 3 * MS]), stalls: 0, ..self.storage };
+        self.wire = WireFaults { cuts: 0, stalls: 0, ..self.wire };
+        (self.kills, self.power_loss) = (r.within(50, 400), true);
+        self.heal_at = r.pick(&[SECOND, 10 * SECOND]);
+    }
+
+    /// Requests that are longer than what a command can move.
+    fn long_requests(&mut self, r: &mut Random) {
+        self.files = vec![r.within(1_200_000, 2_500_000)];
+        self.max_request_bytes = self.files[0];
+        (self.hosts, self.targets) = (1, 1);
+        self.requests = r.within(3, 8);
+        self.slots = r.within(1, 2) as usize;
+        self.wire.capacity = 256 << 10;
+        self.wire.chunk_bytes = r.pick(&[0, 65_536]);
     }
 }

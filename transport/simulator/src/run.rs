@@ -1,9 +1,10 @@
 //! One seed, from its beginning to what is left at its end.
 
+use crate::access;
 use crate::app::App;
 use crate::machines::{HostMachine, TargetMachine};
 use crate::model::Model;
-use crate::plan::{Plan, SECOND};
+use crate::plan::{MS, Plan, SECOND};
 use crate::random::{Random, mix};
 use crate::world::{Event, Sim};
 use nvferry_engine::{Deadline, Operation, TransferEngine, UnderWay};
@@ -11,15 +12,22 @@ use nvferry_io::simulation;
 use nvferry_nvmeof::NvmeofOptions;
 use nvferry_nvmeof::simulation::{Holdings, take_started};
 use nvferry_target::userspace::simulation::Holdings as TargetHoldings;
-use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 /// How long after the last fault everything must work again: a dead connection is found by its keep-alive timeout, and
 /// tried again within five seconds.
 const RECOVERY: u64 = 90 * SECOND;
+/// How long anything may take that is under way when the recovery is over.
+const LIVELY: u64 = 120 * SECOND;
 /// By then all that went wrong is known: storage has ended what it stalled, dead peers have been found.
 const QUIET: u64 = 60 * SECOND;
+/// Of 100 ends, those before which a target is told to end under load.
+const LAST_STOPS: u64 = 25;
+/// Small requests at the end, each waited for.
+const SUCCESSION: u64 = 12;
+/// How long a target may take to end that is told to, while nothing goes wrong.
+pub(crate) const DRAIN: u64 = 60 * SECOND;
 /// How long a target keeps what it cannot know to be over: its own timeouts, and storage that stalls.
 const LINGERING: u64 = 120 * SECOND;
 
@@ -38,18 +46,18 @@ pub struct Outcome {
     pub failure: Option<String>,
 }
 
-/// Runs a seed's world. Its files' sizes and identities are in `dir`, which seeds may share one after the other.
+/// Runs a seed's world.
 ///
 /// # Errors
 /// When the machine that simulates fails.
-pub fn run(seed: u64, dir: &Path) -> anyhow::Result<Outcome> {
+pub fn run(seed: u64) -> anyhow::Result<Outcome> {
     let sim = Rc::new(Sim::new(Plan::of(seed), Random::new(mix(seed ^ 0x5EED))));
     tracing::debug!(plan = ?sim.plan);
     // Nothing of an earlier world.
     drop(take_started());
     let world: Rc<dyn simulation::World> = Rc::<Sim>::clone(&sim);
     let leave = simulation::enter(world);
-    build(&sim, dir)?;
+    build(&sim)?;
     let ended = live(&sim);
     // Engines end within the world.
     sim.apps.borrow_mut().clear();
@@ -58,16 +66,19 @@ pub fn run(seed: u64, dir: &Path) -> anyhow::Result<Outcome> {
     Ok(Outcome { seed, trace: sim.trace(), events: sim.events(), ended, failure })
 }
 
-fn build(sim: &Sim, dir: &Path) -> anyhow::Result<()> {
+fn build(sim: &Sim) -> anyhow::Result<()> {
     let plan = &sim.plan;
+    let times = plan.intruder.map_or(0, |(_, times)| times);
     for index in 0..plan.targets {
-        let machine = TargetMachine::new(index, plan, dir)?;
+        let machine = TargetMachine::new(index, plan)?;
         let mut models = sim.models.borrow_mut();
         models.extend(machine.files.iter().map(|file| Model::new(file.number, file.size, plan.block_bytes)));
+        sim.files.borrow_mut().extend(machine.simulated_files());
         sim.targets.borrow_mut().push(machine);
         sim.schedule(0, Event::Start { target: index });
     }
-    for host in 0..plan.hosts {
+    // The one after the last is the intruder.
+    for host in 0..plan.hosts + usize::from(plan.intruder.is_some()) {
         sim.hosts.borrow_mut().push(HostMachine::default());
         sim.calling.set(host);
         let options = NvmeofOptions::new()
@@ -75,6 +86,7 @@ fn build(sim: &Sim, dir: &Path) -> anyhow::Result<()> {
             .queue_depth(plan.queue_depth)
             .digests(plan.digests)
             .keep_alive(Duration::from_nanos(plan.kato));
+        let options = access::of_host(options, plan, host)?;
         let store: std::sync::Arc<dyn nvferry_engine::MetadataStore> =
             std::sync::Arc::<crate::metadata::Store>::clone(&sim.store);
         let engine = TransferEngine::builder()
@@ -86,9 +98,16 @@ fn build(sim: &Sim, dir: &Path) -> anyhow::Result<()> {
             .build()?;
         engine.install_transport(nvferry_nvmeof::PROTOCOL, None)?;
         let random = sim.random.borrow_mut().fork();
-        let app = App::new(sim, engine, random)?;
+        let mut app = App::new(sim, engine, random)?;
+        if host == plan.hosts {
+            app.stop();
+        }
         sim.apps.borrow_mut().push(Some(app));
-        sim.schedule(host as u64 + 1, Event::App { host, acts: true });
+        let event = if host == plan.hosts { Event::Intruder { host, times } } else { Event::App { host, acts: true } };
+        sim.schedule(host as u64 + 1, event);
+    }
+    if plan.stranger > 0 {
+        sim.schedule(5 * MS, Event::Stranger { times: plan.stranger });
     }
     sim.schedule(1, Event::Chaos);
     sim.schedule(plan.heal_at, Event::Heal);
@@ -106,21 +125,33 @@ fn live(sim: &Sim) -> [u64; 7] {
     }
     if !is_done() {
         sim.apps.borrow_mut().iter_mut().flatten().for_each(App::stop);
-        sim.run_for(sim.plan.max_deadline + SECOND);
+        sim.run_for(LIVELY);
     }
-    if !is_done() {
-        sim.fail("requests are left at the end".into());
+    // They may have more time than that, and nobody may need it.
+    if let Some(left) = sim.apps.borrow().iter().flatten().find_map(App::first_under_way) {
+        sim.fail(format!("{left} has not ended, though nothing went wrong since"));
     }
     sim.heal();
     let mut ended = [0; 7];
-    for host in 0..sim.plan.hosts {
+    let apps = sim.apps.borrow().len();
+    for host in 0..apps {
         let Some(mut app) = sim.apps.borrow_mut()[host].take() else { continue };
         sim.calling.set(host);
+        if host == sim.plan.hosts {
+            app.intrude(sim);
+            if let Err(error) = app.engine.shutdown(Deadline::after(Duration::from_secs(10))) {
+                sim.fail(format!("the shut-down of an engine that got nowhere failed: {error}"));
+            }
+            continue;
+        }
         if !sim.has_failed() {
             read_back(sim, &mut app);
         }
         if !sim.has_failed() {
             work_undisturbed(sim, &mut app);
+        }
+        if !sim.has_failed() && host == 0 && sim.random.borrow_mut().chance(LAST_STOPS) {
+            drain_under_load(sim, &mut app);
         }
         if !sim.has_failed() {
             app.check_memory(sim);
@@ -186,10 +217,32 @@ fn work_undisturbed(sim: &Sim, app: &mut App) {
             }
         }
     }
+    // More rounds than it takes until the waiting thread drives the transport itself.
+    let completed = app.in_succession(sim, SUCCESSION, 60 * SECOND);
+    app.stop();
+    if completed < SUCCESSION && !sim.has_failed() {
+        sim.fail(format!("{completed} of {SUCCESSION} small requests completed, though nothing goes wrong"));
+    }
     sim.run_for(QUIET);
     let left = sim.open_connections();
     if let Some(gone) = open.iter().find(|index| !left.contains(index)) {
         sim.fail(format!("connection {gone} has ended, though nothing goes wrong"));
+    }
+}
+
+/// A target that is told to end does so soon, and starts again; nobody notices but for the time that this takes.
+fn drain_under_load(sim: &Sim, app: &mut App) {
+    for (target, operation) in [(0, Operation::Write), (sim.plan.targets - 1, Operation::Read)] {
+        let soon = sim.random.borrow_mut().size(20 * MS);
+        sim.schedule(soon, Event::Stop { target });
+        if !app.all_of(sim, operation, (target, 0), 120 * SECOND) {
+            sim.fail(format!(
+                "a {operation} of target {target} failed, though it was only told to end and started again"
+            ));
+            return;
+        }
+        // What stood in the way of its end would be known by then.
+        sim.run_for(DRAIN);
     }
 }
 

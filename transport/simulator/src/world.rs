@@ -4,20 +4,22 @@
 //! and a little later than that, as threads are. So a wake-up that is forgotten is missed here, too.
 
 use crate::app::App;
-use crate::machines::{HostMachine, TargetMachine};
+use crate::machines::{HostMachine, HostPart, TargetMachine};
 use crate::metadata::Store;
 use crate::model::{Model, WriteId};
-use crate::net::{Connection, Way, latency};
+use crate::net::{Connection, HostEnd, Way, latency};
 use crate::plan::{MS, Plan, SECOND, US};
 use crate::random::{Random, mix};
-use nvferry_io::simulation::{Socket, World};
+use nvferry_io::simulation::{SimulatedFile, Socket, World};
 use nvferry_io::stream::Cut;
 use nvferry_nvmeof::simulation::{Next, take_started};
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,10 +47,18 @@ pub(crate) enum Event {
     Storage { target: usize, life: u32, reactor: usize, operation: usize },
     /// A target starts.
     Start { target: usize },
+    /// A target is told to end.
+    Stop { target: usize },
+    /// A target that was told to end has had the time for it.
+    StopNow { target: usize, life: u32, must_end: bool },
     /// Something may go wrong.
     Chaos,
     /// A host's application does something, or only looks at what it has under way.
     App { host: usize, acts: bool },
+    /// A host other than ours comes, so many times more.
+    Stranger { times: u64 },
+    /// A host that must not get in tries it, so many times more.
+    Intruder { host: usize, times: u64 },
     /// Nothing goes wrong from here on.
     Heal,
 }
@@ -68,7 +78,11 @@ impl Event {
             Self::Start { target } => 6 << 56 | target as u64,
             Self::Chaos => 7 << 56,
             Self::App { host, acts } => 8 << 56 | (host as u64) << 1 | u64::from(acts),
+            Self::Stranger { times } => 14 << 56 | times,
+            Self::Intruder { host, .. } => 13 << 56 | host as u64,
             Self::Heal => 9 << 56,
+            Self::Stop { target } => 12 << 56 | target as u64,
+            Self::StopNow { target, life, .. } => 11 << 56 | u64::from(life) << 16 | target as u64,
             Self::TakenForDead { connection } => 10 << 56 | connection as u64,
         }
     }
@@ -100,8 +114,12 @@ pub(crate) struct Sim {
     pub(crate) hosts: RefCell<Vec<HostMachine>>,
     /// Machines that hold files.
     pub(crate) targets: RefCell<Vec<TargetMachine>>,
-    /// Whose turn it is.
-    acting: Cell<(usize, usize)>,
+    /// Whose sockets are told of by which poller: the host and the part.
+    pollers: RefCell<BTreeMap<RawFd, (usize, usize)>>,
+    /// The targets' files.
+    pub(crate) files: RefCell<BTreeMap<PathBuf, SimulatedFile>>,
+    /// The application's thread that calls now, where that is not left to chance.
+    pub(crate) thread: Cell<Option<usize>>,
     /// The host whose application calls its engine.
     pub(crate) calling: Cell<usize>,
     /// Somebody waits within a call: applications pause.
@@ -145,7 +163,9 @@ impl Sim {
             live: RefCell::default(),
             hosts: RefCell::default(),
             targets: RefCell::default(),
-            acting: Cell::new((0, 0)),
+            pollers: RefCell::default(),
+            files: RefCell::default(),
+            thread: Cell::new(None),
             calling: Cell::new(0),
             nested: Cell::new(0),
             deferred: RefCell::default(),
@@ -235,7 +255,8 @@ impl Sim {
         if self.events.get() > MAX_EVENTS {
             self.fail("too many events: somebody spins".into());
         }
-        if self.nested.get() > 0 && matches!(event, Event::App { .. }) {
+        if self.nested.get() > 0 && matches!(event, Event::App { .. } | Event::Intruder { .. } | Event::Stranger { .. })
+        {
             self.deferred.borrow_mut().push(event);
             return true;
         }
@@ -262,7 +283,10 @@ impl Sim {
                 let way = if to_target { Way::ToTarget } else { Way::ToHost };
                 let (arrived, owner) = {
                     let connection = &mut self.net.borrow_mut()[connection];
-                    (connection.deliver(way, &self.plan.wire, &mut self.random.borrow_mut()), connection.owner)
+                    (
+                        connection.deliver(way, &self.plan.wire, &mut self.random.borrow_mut(), self.healed.get()),
+                        connection.owner,
+                    )
                 };
                 if way == Way::ToHost && arrived > 0 {
                     self.tell(owner, connection);
@@ -271,8 +295,12 @@ impl Sim {
             Event::TakenForDead { connection } => self.net.borrow()[connection].cut(Cut::Reset),
             Event::Storage { target, life, reactor, operation } => self.storage(target, life, reactor, operation),
             Event::Start { target } => self.start_target(target),
+            Event::Stop { target } => self.stop(target, crate::run::DRAIN),
+            Event::StopNow { target, life, must_end } => self.stop_now(target, life, must_end),
             Event::Chaos => self.chaos(),
             Event::App { host, acts } => self.app(host, acts),
+            Event::Stranger { times } => self.stranger(times),
+            Event::Intruder { host, times } => self.intrude(host, times),
             Event::Heal => self.heal(),
         }
         self.note(event.code());
@@ -301,7 +329,11 @@ impl Sim {
         let started = take_started();
         if !started.is_empty() {
             let host = self.calling.get();
-            self.hosts.borrow_mut()[host].adopt(started);
+            let parts = &mut self.hosts.borrow_mut()[host].parts;
+            for part in started {
+                self.pollers.borrow_mut().insert(part.poller_fd(), (host, parts.len()));
+                parts.push(HostPart::new(part));
+            }
         }
         let mut told = Vec::new();
         let mut live = self.live.borrow_mut();
@@ -393,7 +425,6 @@ impl Sim {
         let now = self.at(self.now.get());
         match actor {
             Actor::Part { host, part } => {
-                self.acting.set((host, part));
                 let news = std::mem::take(&mut self.hosts.borrow_mut()[host].parts[part].news);
                 let events: Vec<_> = {
                     let net = self.net.borrow();
@@ -412,7 +443,9 @@ impl Sim {
             }
             Actor::Reactor { target, reactor, .. } => {
                 let deadline = self.targets.borrow_mut()[target].turn(reactor, now);
-                if let Some(at) = deadline {
+                if self.has_drained(target) {
+                    self.drained(target);
+                } else if let Some(at) = deadline {
                     let late = self.lateness();
                     self.plan_turn(actor, self.ns(at).max(self.now.get()) + late);
                 }
@@ -447,9 +480,30 @@ impl Sim {
             return;
         }
         let rest = targets[target].storage(reactor, operation, &mut self.random.borrow_mut(), self.healed.get());
+        if let Some(wrong) = targets[target].misuse() {
+            self.fail(format!("the storage of target {target} was asked for what it cannot do: {wrong}"));
+        }
         if let Some(after) = rest {
             self.schedule(after, Event::Storage { target, life, reactor, operation });
         }
+    }
+}
+
+impl Sim {
+    fn begin_connect(&self, owner: (usize, usize), token: u64, to: SocketAddr) -> HostEnd {
+        let random = &mut self.random.borrow_mut();
+        let (connection, end) = Connection::new(owner, token, to, &self.plan.wire, random, self.healed.get());
+        let mut net = self.net.borrow_mut();
+        net.push(connection);
+        self.live.borrow_mut().push(net.len() - 1);
+        let after = latency(&self.plan.wire, random, self.healed.get());
+        self.schedule(after, Event::Connect { connection: net.len() - 1 });
+        end
+    }
+
+    /// Begins a connection that nobody is told of.
+    pub(crate) fn connect_stranger(&self, to: SocketAddr) -> HostEnd {
+        self.begin_connect((0, usize::MAX), 0, to)
     }
 }
 
@@ -469,6 +523,10 @@ impl World for Sim {
                 break;
             }
         }
+        if self.has_failed() {
+            // Nothing more happens, but for the time.
+            self.now.set(self.now.get().max(until));
+        }
         self.nested.set(self.nested.get() - 1);
         if self.nested.get() == 0 {
             for event in std::mem::take(&mut *self.deferred.borrow_mut()) {
@@ -477,19 +535,16 @@ impl World for Sim {
         }
     }
 
-    fn connect(&self, to: SocketAddr, token: u64) -> io::Result<Box<dyn Socket>> {
-        let random = &mut self.random.borrow_mut();
-        let (connection, end) =
-            Connection::new(self.acting.get(), token, to, &self.plan.wire, random, self.healed.get());
-        let mut net = self.net.borrow_mut();
-        net.push(connection);
-        self.live.borrow_mut().push(net.len() - 1);
-        let after = latency(&self.plan.wire, random, self.healed.get());
-        self.schedule(after, Event::Connect { connection: net.len() - 1 });
-        Ok(Box::new(end))
+    fn connect(&self, to: SocketAddr, poller: RawFd, token: u64) -> io::Result<Box<dyn Socket>> {
+        let owner = self.pollers.borrow().get(&poller).copied().ok_or(io::ErrorKind::NotFound)?;
+        Ok(Box::new(self.begin_connect(owner, token, to)))
     }
 
     fn thread(&self) -> usize {
-        self.random.borrow_mut().below(4) as usize
+        self.thread.get().unwrap_or_else(|| self.random.borrow_mut().below(4) as usize)
+    }
+
+    fn file(&self, path: &Path) -> Option<SimulatedFile> {
+        self.files.borrow().get(path).copied()
     }
 }

@@ -346,9 +346,15 @@ impl Shared {
     /// Sleeps until fewer than `below` requests have not ended, something was submitted, or `until`.
     pub(super) fn sleep(&self, below: u32, until: Instant) {
         let mut waiters = self.register(below);
-        if self.pending() >= below {
-            self.ended.wait_until(&mut waiters, until);
+        if self.pending() < below {
+            return;
         }
+        if clock::is_simulated() {
+            drop(waiters);
+            // Whoever wakes sets this back.
+            return clock::simulated_wait(until, &mut || self.wake_below.load(Ordering::SeqCst) == 0);
+        }
+        self.ended.wait_until(&mut waiters, until);
     }
 
     /// Has `waker` called when fewer than `below` requests have not ended. Returns false when that is so already.

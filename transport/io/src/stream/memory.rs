@@ -30,6 +30,7 @@ pub fn memory_pair(capacity_bytes: usize) -> (MemoryStream, MemoryStream) {
         received: 0,
         held: None,
         flips: Vec::new(),
+        tamper: None,
         cut: None,
         end: End::Open,
         silent: false,
@@ -70,6 +71,16 @@ pub struct LinkState {
     pub can_send: bool,
 }
 
+/// Changes what is sent: it is told the position of the first byte, and may change them all.
+type TamperFn = dyn FnMut(u64, &mut [u8]) + Send;
+struct Tamper(Box<TamperFn>);
+
+impl std::fmt::Debug for Tamper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Tamper")
+    }
+}
+
 /// How the stream of one direction goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
@@ -95,6 +106,7 @@ struct Pipe {
     held: Option<u64>,
     /// Bits to be flipped: position and bit.
     flips: Vec<(u64, u8)>,
+    tamper: Option<Tamper>,
     cut: Option<(u64, Cut)>,
     end: End,
     /// Bytes are swallowed.
@@ -172,6 +184,9 @@ impl Pipe {
         }
         let start = self.bytes.len();
         let taken = from.copy_to(&mut self.bytes, limit);
+        if let Some(Tamper(tamper)) = &mut self.tamper {
+            tamper(self.sent, &mut self.bytes[start..]);
+        }
         for &(position, bit) in &self.flips {
             if (self.sent..self.sent + taken as u64).contains(&position) {
                 self.bytes[start + (position - self.sent) as usize] ^= 1 << (bit % 8);
@@ -314,6 +329,11 @@ impl MemoryLink {
         self.with(|pipe| pipe.flips.push((position, bit)));
     }
 
+    /// From here on `tamper` changes what is sent: it is told the position of the first of some bytes, and may change them.
+    pub fn tamper(&self, tamper: impl FnMut(u64, &mut [u8]) + Send + 'static) {
+        self.with(|pipe| pipe.tamper = Some(Tamper(Box::new(tamper))));
+    }
+
     /// Ends the connection when this direction has sent `position` bytes; at once if it has already.
     pub fn cut_at(&self, position: u64, cut: Cut) {
         let mut pipes = lock(&self.pair);
@@ -327,6 +347,7 @@ impl MemoryLink {
         self.with(|pipe| {
             pipe.cut = None;
             pipe.flips.clear();
+            pipe.tamper = None;
         });
     }
 
@@ -495,6 +516,17 @@ mod tests {
         assert_eq!(send(&mut a, &[0; 6]).unwrap(), 6);
         assert_eq!(send(&mut a, &[0; 6]).unwrap(), 6);
         assert_eq!(recv(&mut b, 100).unwrap(), [0, 0, 0, 0, 0, 1, 0, 0, 128, 0, 0, 0]);
+    }
+
+    #[test]
+    fn who_tampers_sees_every_byte_once_with_its_position() {
+        let (mut a, mut b) = memory_pair(100);
+        a.outgoing().tamper(|at, bytes| (at..).zip(bytes).for_each(|(at, byte)| *byte ^= at as u8));
+        assert_eq!(send(&mut a, &[0; 3]).unwrap(), 3);
+        assert_eq!(send(&mut a, &[0; 3]).unwrap(), 3);
+        a.outgoing().forget_plans();
+        assert_eq!(send(&mut a, &[0; 2]).unwrap(), 2);
+        assert_eq!(recv(&mut b, 100).unwrap(), [0, 1, 2, 3, 4, 5, 0, 0]);
     }
 
     #[test]

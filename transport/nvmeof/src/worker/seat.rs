@@ -17,6 +17,7 @@ use super::inbox::{Inbox, Order};
 use super::run::{Rest, Worker};
 use crate::attachment::AttachmentId;
 use nvferry_engine::{Slice, Waiting};
+use nvferry_io::clock;
 use nvferry_io::fast_paths::{Force, Path, PathCounters};
 use nvferry_io::poller::{AdaptiveSpin, Events, Poller, Sleeper};
 use parking_lot::Mutex;
@@ -94,6 +95,8 @@ pub(crate) struct Seat {
     own_thread: Mutex<Option<Thread>>,
     /// It is to be woken by whoever leaves the driver's place.
     own_thread_sleeps: AtomicBool,
+    #[cfg(feature = "simulation")]
+    simulated: Mutex<Simulated>,
 }
 
 impl std::fmt::Debug for Seat {
@@ -116,6 +119,8 @@ impl Seat {
             regular: Mutex::default(),
             own_thread: Mutex::default(),
             own_thread_sleeps: AtomicBool::new(false),
+            #[cfg(feature = "simulation")]
+            simulated: Mutex::default(),
         }
     }
 
@@ -165,8 +170,12 @@ impl Seat {
     /// Drives the worker until what the caller waits for is over, or `until`, if it is lent to the caller. `false` when
     /// it is not, or not any more: then the caller had better sleep.
     pub(crate) fn help(&self, waiting: &dyn Waiting, until: Instant) -> bool {
-        if !self.lend(Instant::now()) {
+        if !self.lend(clock::now()) {
             return false;
+        }
+        #[cfg(feature = "simulation")]
+        if clock::is_simulated() {
+            return self.simulated_help(waiting, until);
         }
         // Its own thread is on its way out of there.
         let Some(mut driver) = self.driver.try_lock_for(LEASE) else {
@@ -261,7 +270,7 @@ impl Seat {
             // Whoever is at work looks again before it sleeps.
             let Some(mut worker) = self.worker.try_lock() else { return self.inbox.ring() };
             let before = worker.rest();
-            worker.work(Instant::now());
+            worker.work(clock::now());
             let after = worker.rest();
             let is_sooner = match (before, after) {
                 (Rest::Until(Some(before)), Rest::Until(Some(after))) => after < before,
@@ -346,12 +355,28 @@ impl Seat {
     }
 }
 
+/// What stands for threads in a simulation, which takes turns for whoever drives the worker.
+#[cfg(feature = "simulation")]
+#[derive(Debug, Default)]
+struct Simulated {
+    /// A thread is in the driver's place.
+    is_driven: bool,
+    /// Turns that were taken.
+    turns: u64,
+    /// While nobody is there: when the worker's own thread looks next, and the visits that it saw.
+    look: Option<(Instant, u64)>,
+}
+
 #[cfg(feature = "simulation")]
 impl Seat {
     /// One turn, for a simulation; `None` when the worker has ended, otherwise when it wants to be driven next.
     pub(crate) fn simulated_turn(&self, now: Instant, events: &[nvferry_io::poller::Event]) -> Option<Rest> {
         let mut worker = self.worker.lock();
         worker.note(events.iter().copied());
+        if let Some(look) = self.is_away(now) {
+            return Some(Rest::Until(Some(look)));
+        }
+        self.simulated.lock().turns += 1;
         worker.work(now);
         if worker.is_stopping() {
             worker.end(now);
@@ -360,9 +385,53 @@ impl Seat {
         Some(worker.rest())
     }
 
+    /// When the worker's own thread looks next, while it is lent to a thread that does something else. Takes it back when
+    /// that thread has not come since.
+    fn is_away(&self, now: Instant) -> Option<Instant> {
+        let mut simulated = self.simulated.lock();
+        if !self.is_lent() || simulated.is_driven {
+            simulated.look = None;
+            return None;
+        }
+        let visits = self.visits();
+        match simulated.look {
+            Some((look, _)) if now < look => return Some(look),
+            Some((_, seen)) if seen == visits => {
+                self.is_lent.store(false, Ordering::Release);
+                simulated.look = None;
+                return None;
+            }
+            _ => simulated.look = Some((now + LEASE, visits)),
+        }
+        simulated.look.map(|(look, _)| look)
+    }
+
+    /// As [`Self::help`]: while the caller waits the simulation takes its turns, after each of which it looks around.
+    fn simulated_help(&self, waiting: &dyn Waiting, until: Instant) -> bool {
+        self.visits.fetch_add(1, Ordering::Relaxed);
+        self.simulated.lock().is_driven = true;
+        // Its first turn.
+        self.inbox.ring();
+        while self.is_lent() && !waiting.is_over() && clock::now() < until && waiting.wake_by(&self.waker) {
+            let turns = self.simulated.lock().turns;
+            clock::simulated_wait(until, &mut || self.simulated.lock().turns != turns);
+        }
+        self.simulated.lock().is_driven = false;
+        self.work_off_mail();
+        // Its own thread is asked to look after the worker from here on.
+        self.inbox.ring();
+        self.is_lent()
+    }
+
     /// Whether somebody wants the worker to look, since this was last asked.
     pub(crate) fn is_rung(&self) -> bool {
         self.driver.lock().sleeper.woke()
+    }
+
+    /// The descriptor of its poller, which tells whose sockets are whose.
+    pub(crate) fn poller_fd(&self) -> std::os::fd::RawFd {
+        use std::os::fd::{AsFd, AsRawFd};
+        self.driver.lock().poller.as_fd().as_raw_fd()
     }
 
     /// What the worker holds.

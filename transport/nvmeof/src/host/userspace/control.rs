@@ -228,4 +228,10 @@ impl ControlLoop {
     pub(crate) fn is_rung(&self) -> bool {
         self.sleeper.woke()
     }
+
+    /// The descriptor of its poller, which tells whose sockets are whose.
+    pub(crate) fn poller_fd(&self) -> std::os::fd::RawFd {
+        use std::os::fd::{AsFd, AsRawFd};
+        self.poller.as_fd().as_raw_fd()
+    }
 }

@@ -6,6 +6,8 @@ use nvferry_io::stream::{ConnectProgress, Connecting, TcpOptions, TcpStream};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
+#[cfg(feature = "simulation")]
+use std::os::fd::AsRawFd;
 
 /// A socket to a target.
 #[derive(Debug, Default)]
@@ -44,7 +46,10 @@ impl HostSocket {
     pub(crate) fn connect(address: SocketAddr, poller: &Poller, token: u64) -> io::Result<Self> {
         #[cfg(feature = "simulation")]
         if let Some(world) = nvferry_io::simulation::world() {
-            return Ok(Self { state: State::Simulated(world.connect(address, token)?, false), ..Self::default() });
+            return Ok(Self {
+                state: State::Simulated(world.connect(address, poller.as_fd().as_raw_fd(), token)?, false),
+                ..Self::default()
+            });
         }
         // A target whose storage stalls may leave a connection unread for as long as that takes.
         let options = TcpOptions { waits_for_window: true, ..TcpOptions::default() };
