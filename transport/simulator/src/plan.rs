@@ -242,6 +242,7 @@ impl Plan {
             8..20 => plan.orphans(r),
             20..30 => plan.edges(r),
             30..32 => plan.long_requests(r),
+            32..38 => plan.flushes(r),
             _ => {}
         }
         plan
@@ -261,8 +262,13 @@ impl Plan {
         self.wire = WireFaults { flips: 0, header_flips: r.within(5, 40), cuts: 0, stalls: 0, ..self.wire };
         (self.kills, self.outages, self.namespaces) = (0, 0, 0);
         self.files.iter_mut().for_each(|size| *size = (*size).min(100_000));
-        self.max_request_bytes = self.max_request_bytes.min(100_000);
-        self.requests *= 2;
+        if r.chance(60) {
+            // Many commands of one length at once: what is meant for one can be taken for another.
+            self.block_bytes = 4096;
+            self.max_request_bytes = 3000;
+            self.queue_depth = 128;
+            (self.slots, self.requests) = (r.within(8, 16) as usize, r.within(100, 300));
+        }
     }
 
     /// Connections end while storage stalls, and then the same places are written again, with all the time there is.
@@ -291,10 +297,22 @@ impl Plan {
         self.queue_depth = r.pick(&[2, 2, 4]);
         self.workers = r.within(1, 2) as usize;
         (self.slots, self.requests) = (r.within(6, 16) as usize, r.within(60, 200));
+        // They outlive their target.
+        (self.min_deadline, self.max_deadline) = (8 * SECOND, 30 * SECOND);
         self.storage = StorageFaults { latency: r.pick(&[100 * US, 3 * MS]), stalls: 0, ..self.storage };
         self.wire = WireFaults { cuts: 0, stalls: 0, ..self.wire };
         (self.kills, self.power_loss) = (r.within(50, 400), true);
         self.heal_at = r.pick(&[SECOND, 10 * SECOND]);
+    }
+
+    /// A stranger flushes, and the target loses power again and again.
+    fn flushes(&mut self, r: &mut Random) {
+        self.hosts = 1;
+        self.stranger = r.within(10, 40);
+        self.wire = WireFaults { flips: 0, header_flips: 0, cuts: 0, stalls: 0, ..self.wire };
+        self.storage = StorageFaults { stalls: 0, ..self.storage };
+        (self.kills, self.power_loss) = (r.within(50, 400), true);
+        self.heal_at = r.pick(&[SECOND, 10 * SECOND, 40 * SECOND]);
     }
 
     /// Requests that are longer than what a command can move.

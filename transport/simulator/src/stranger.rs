@@ -207,7 +207,7 @@ impl Sim {
         let Some((first, count, range)) = self.some_blocks(random, in_target) else { return Ok(()) };
         let (file, write, since) = (target * self.plan.files.len() + in_target, self.next_write(), self.now_ns());
         let mut command = ReadWrite::new(Nsid(in_target as u32 + 1), Lba(first), BlockCount(count as u32));
-        command.fua = random.chance(60);
+        command.fua = random.chance(30);
         let mut data = vec![0; (count * u64::from(self.plan.block_bytes)) as usize];
         model::fill(file, write, range.start, &mut data);
         self.models.borrow_mut()[file].begin(write, range.start, range.end);
