@@ -7,7 +7,7 @@ use nvferry_io::IoFile;
 use nvferry_io::file::{FileIdentity, FileOptions};
 use nvferry_target::NamespaceSpec;
 use nvferry_wire::nvm::{DatasetManagement, NvmOpcode, ReadWrite, WriteZeroes};
-use nvferry_wire::pdu::{DataPdu, Pdu};
+use nvferry_wire::pdu::DataPdu;
 use nvferry_wire::{Nsid, SglDescriptor, Sqe};
 use std::path::PathBuf;
 use std::sync::{LazyLock, PoisonError};
@@ -95,8 +95,9 @@ impl Files {
         }
     }
 
-    /// A command has gone to the target on what may be an I/O queue: what it may change, if it is right.
-    pub(super) fn command(&mut self, sqe: &Sqe, seen: &Seen) -> Option<usize> {
+    /// A command has gone to the target on what may be an I/O queue, with its whole capsule or only the capsule's header:
+    /// what it may change, if it is right.
+    pub(super) fn command(&mut self, sqe: &Sqe, capsule: Option<&Seen>) -> Option<usize> {
         let (file, size, block, read_only) = shape(sqe.nsid())?;
         let blocks = size.div_ceil(block) as u64;
         let range = |slba: u64, count: u32| {
@@ -128,9 +129,12 @@ impl Files {
             return None;
         }
         let takes_data = NvmOpcode::from_u8(sqe.opcode()) != Some(NvmOpcode::WriteZeroes);
+        if takes_data && capsule.is_none() {
+            return None;
+        }
         self.records.push(Record { file, start, data, corrupt: false, ranges, takes_data });
         let record = self.records.len() - 1;
-        if let (Some(SglDescriptor::InCapsule { offset, length }), Pdu::CapsuleCmd(_)) = (sgl, seen.pdu)
+        if let (Some(SglDescriptor::InCapsule { offset, length }), Some(seen)) = (sgl, capsule)
             && let Ok(from) = usize::try_from(offset)
             && let Some(data) = seen.data.get(from..from.saturating_add(length as usize))
         {

@@ -108,6 +108,8 @@ impl Line {
         }
         if let Some(Pdu::CapsuleCmd(capsule)) = self.sent.begun() {
             self.commanded(&capsule.sqe);
+            // One that takes no data may be carried out before what comes with it has arrived.
+            self.may_change(&capsule.sqe, None, files);
         }
         sent
     }
@@ -131,13 +133,7 @@ impl Line {
                 if !seen.was_told {
                     self.commanded(&sqe);
                 }
-                let may_change = self.icreq.is_some() && self.connects.iter().any(|(_, qid)| !qid.is_admin());
-                let record = if may_change { files.command(&sqe, seen) } else { None };
-                // It may have been answered already, without a look at its data.
-                let pending = self.pending.iter_mut().rfind(|pending| pending.sqe.cid() == sqe.cid());
-                if let Some(pending) = pending {
-                    pending.record = record;
-                }
+                self.may_change(&sqe, Some(seen), files);
             }
             Pdu::H2cData(data) => {
                 let of_command = self.pending.iter().filter(|pending| pending.sqe.cid() == data.cccid);
@@ -156,6 +152,18 @@ impl Line {
         }
         self.is_muddled |= self.pending.iter().any(|pending| pending.sqe.cid() == sqe.cid());
         self.pending.push(Pending { sqe: *sqe, moved: 0, asked: false, record: None });
+    }
+
+    /// Takes note of what a command may change, as far as its capsule has come. It may have been answered already, without a
+    /// look at its data.
+    fn may_change(&mut self, sqe: &Sqe, capsule: Option<&Seen>, files: &mut Files) {
+        if self.icreq.is_none() || self.connects.iter().all(|(_, qid)| qid.is_admin()) {
+            return;
+        }
+        let record = files.command(sqe, capsule);
+        if let Some(pending) = self.pending.iter_mut().rfind(|pending| pending.sqe.cid() == sqe.cid()) {
+            pending.record = record;
+        }
     }
 
     /// Reads what the target has said, and checks that it may say so. Returns controllers that it gave.
