@@ -42,7 +42,7 @@ fn what_it_publishes_is_the_documented_json() {
     assert_eq!(trid["subnqn"], "nqn.2016-06.io.mc:target");
     let file = &descriptor["file_buffers"][0];
     assert_eq!((&file["id"], &file["size"]), (&1.into(), &(1 << 20).into()), "{text}");
-    assert_eq!(keys(file), ["id", "path", "size", "align"], "{text}");
+    assert_eq!(keys(file), ["id", "path", "size", "align", "nguid"], "{text}");
 }
 
 #[test]

@@ -75,10 +75,13 @@ fn each_connection_and_each_end_is_one_event_that_says_who_and_why() {
         batch.wait(Deadline::after(PATIENCE)).unwrap();
     };
     read();
-    said.one(&["INFO", "nvferry::target", "queue connected", HOST, "cntlid=1", "qid=0", "peer=Some(127.0.0.1:"]);
-    said.one(&["INFO", "nvferry::target", "queue connected", HOST, "cntlid=1", "qid=1"]);
-    said.one(&["INFO", "nvferry::host", " connected", HOST, "cntlid=1", "io_queues=1", "again=false"]);
-    said.one(&["INFO", "nvferry::host", "queue connected", "cntlid=1", "qid=1"]);
+    let queue =
+        said.one(&["INFO", "nvferry::target", "queue connected", HOST, "cntlid=", "qid=0", "peer=Some(127.0.0.1:"]);
+    // Each target begins with another one.
+    let cntlid = queue.split_whitespace().find(|word| word.starts_with("cntlid=")).unwrap();
+    said.one(&["INFO", "nvferry::target", "queue connected", HOST, cntlid, "qid=1"]);
+    said.one(&["INFO", "nvferry::host", " connected", HOST, cntlid, "io_queues=1", "again=false"]);
+    said.one(&["INFO", "nvferry::host", "queue connected", cntlid, "qid=1"]);
 
     // Commands leave no event.
     let before = said.with(&[]).len();
@@ -89,9 +92,9 @@ fn each_connection_and_each_end_is_one_event_that_says_who_and_why() {
     let draining = said.one(&["INFO", "nvferry::target", " draining", "connections=2"]);
     assert!(draining.contains("127.0.0.1"), "{draining}");
     said.one(&["INFO", "nvferry::target", " drained", "drained=true", "given_up=0"]);
-    said.one(&["INFO", "nvferry::target", "queue disconnected", HOST, "cntlid=1", "qid=0", "reason="]);
-    said.one(&["INFO", "nvferry::target", "queue disconnected", HOST, "cntlid=1", "qid=1", "reason="]);
-    said.one(&["WARN", "nvferry::host", "connection lost", HOST, "cntlid=1", "reason=", "retry_ms="]);
+    said.one(&["INFO", "nvferry::target", "queue disconnected", HOST, cntlid, "qid=0", "reason="]);
+    said.one(&["INFO", "nvferry::target", "queue disconnected", HOST, cntlid, "qid=1", "reason="]);
+    said.one(&["WARN", "nvferry::host", "connection lost", HOST, cntlid, "reason=", "retry_ms="]);
     until("an attempt", || !said.with(&["DEBUG", "nvferry::host", "reconnect failed", "reason="]).is_empty());
     host.close_segment(segment).unwrap();
     said.one(&["INFO", "nvferry::host", " disconnected", HOST, "reason="]);
