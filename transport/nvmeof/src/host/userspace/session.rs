@@ -49,6 +49,8 @@ struct Fence {
     look_at: Option<Instant>,
     /// By then the target has ended any controller whose host is silent.
     until: Instant,
+    /// It has been said that requests wait for this.
+    was_told: bool,
 }
 
 #[derive(Debug)]
@@ -244,7 +246,7 @@ impl Session {
         self.last_controller = self.last_controller.filter(|last| *last != association.cntlid);
         if let Some(last) = self.last_controller {
             self.controller.look_for(last, now);
-            self.fence = Some(Fence { look_at: None, until: now + self.settings.kato + FENCE_GRACE });
+            self.fence = Some(Fence { look_at: None, until: now + self.settings.kato + FENCE_GRACE, was_told: false });
         }
         self.association = Some(association);
         self.queues.iter_mut().for_each(Reconnect::forget);
@@ -255,6 +257,14 @@ impl Session {
         let Some(fence) = &mut self.fence else { return };
         if is_there == Some(true) && now < fence.until {
             fence.look_at = Some(now + FENCE_PACE);
+            if !std::mem::replace(&mut fence.was_told, true) {
+                let (last, at_most_ms) =
+                    (self.last_controller.map(|last| last.0), (fence.until - now).as_millis() as u64);
+                tracing::info!(
+                    target: "nvferry::host", peer = %self.attachment.target, last, at_most_ms,
+                    "requests wait until the target has given up the connection that was lost"
+                );
+            }
             return;
         }
         let (peer, last) = (&self.attachment.target, self.last_controller.map(|last| last.0));
