@@ -86,6 +86,8 @@ fn values_that_are_none_are_usage_errors() {
         ("--target_driver=none", "--target_driver"),
         ("--no_such_flag", "--no_such_flag"),
         ("--json=/no/such/directory/report.json", "/no/such/directory"),
+        // Not even root can write it.
+        ("--json=/proc/sys/kernel/ostype", "ermission denied"),
     ] {
         room.run(&[flag]).assert_refused(2, &[words]);
     }

@@ -46,3 +46,18 @@ fn what_cannot_be_measured_is_refused() {
     run(["read", "4096", "1", "wait", "0", "memory"]).assert_refused(1, &["seconds"]);
     run(["push", "4096", "1", "wait", "1", "memory"]).assert_refused(2, &["push"]);
 }
+
+#[test]
+fn what_the_server_cannot_do_is_said_once() {
+    let room = Room::new();
+    let nowhere = room.path().join("nowhere").display().to_string();
+    let run = |direction: &str, file: &str| {
+        room.run(&["wire-limit", direction, "4096", "8", "wait", "0.1", "file", file, "--client_cpu=0"])
+    };
+    for direction in ["read", "write"] {
+        let words = [&*nowhere, "cannot open", "Direct I/O", "No such file"];
+        run(direction, &format!("--file={nowhere}")).assert_refused(1, &words);
+        run(direction, &format!("--dir={nowhere}")).assert_refused(1, &[&*nowhere, "choose with --dir"]);
+    }
+    run("read", "--server_cpu=1023").assert_refused(1, &["cannot run on CPU 1023"]);
+}

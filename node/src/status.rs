@@ -113,7 +113,12 @@ fn body(answer: &[u8]) -> Result<String> {
     let (head, body) = text.split_once("\r\n\r\n").context("its answer is not HTTP")?;
     match head.split(' ').nth(1) {
         Some("200") => Ok(body.to_owned()),
-        Some(status) => bail!("it answered with HTTP status {}", printable(status)),
+        Some(status) => {
+            bail!(
+                "it answered with HTTP status {}; is that the address of a target's --metrics-listen?",
+                printable(status)
+            )
+        }
         None => bail!("its answer is not HTTP"),
     }
 }
@@ -127,6 +132,10 @@ fn access(target: &Target) -> String {
         some => format!("hosts that may connect: {some}, of which {with_secret} have a secret"),
     }
 }
+
+/// In place of the table of hosts.
+const NOT_KNOWN: &str = "which hosts are connected is not known: the kernel does not tell (root sees it from Linux 6.11 on, \
+    in debugfs, if the kernel was built with CONFIG_NVME_TARGET_DEBUGFS)";
 
 /// A target as tables; rates are told where there was an earlier look.
 fn show(target: &Target, before: Option<(&Target, Duration)>) -> String {
@@ -154,13 +163,19 @@ fn show(target: &Target, before: Option<(&Target, Duration)>) -> String {
         ["HOST", "ADDRESS", "CNTLID", "QUEUES", "AUTHENTICATED", "READ", "WRITTEN", "READ/s", "WRITTEN/s", "SINCE"]
             .map(str::to_owned),
     ];
-    rows.extend(target.hosts.iter().map(|host| {
+    let known = target.hosts.as_deref();
+    rows.extend(known.unwrap_or_default().iter().map(|host| {
         let then = before.and_then(|(target, time)| {
-            Some((target.hosts.iter().find(|then| then.cntlid == host.cntlid && then.nqn == host.nqn)?.io?, time))
+            let hosts = target.hosts.as_ref()?;
+            Some((hosts.iter().find(|then| then.cntlid == host.cntlid && then.nqn == host.nqn)?.io?, time))
         });
         host_row(host, then)
     }));
-    parts.push(if target.hosts.is_empty() { "no host is connected".into() } else { table(&rows) });
+    parts.push(match known {
+        None => NOT_KNOWN.into(),
+        Some([]) => "no host is connected".into(),
+        Some(_) => table(&rows),
+    });
     if let (Some(faults), Some(connections)) = (target.faults, target.connections) {
         parts.push(format!(
             "{connections} connections; since the start: {} hosts and {} connections refused, {} timeouts, \
@@ -222,4 +237,25 @@ fn rates(now: Option<Io>, before: Option<(Io, Duration)>) -> [Option<u64>; 3] {
 
 fn told(value: Option<impl ToString>) -> String {
     value.map_or_else(|| "-".into(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_of_which_nothing_is_known_are_not_said_to_be_none() {
+        let target = |hosts: &str| -> Target {
+            serde_json::from_str(&format!(
+                r#"{{"subnqn":"nqn.2016-06.io.mc:x","address":"trtype=tcp","state":"serving","since":"2026-11-21T10:50:12Z",
+                    "accounts":false,"connections":null,"files":[],"allowed_hosts":null,"hosts":{hosts},"faults":null,
+                    "pool_used_bytes":null,"pool_free_bytes":null}}"#
+            ))
+            .unwrap()
+        };
+        let unknown = show(&target("null"), None);
+        assert!(unknown.contains("is not known") && !unknown.contains("no host is connected"), "{unknown}");
+        let none = show(&target("[]"), None);
+        assert!(none.contains("no host is connected") && !none.contains("is not known"), "{none}");
+    }
 }

@@ -103,6 +103,7 @@ fn what_cannot_be_is_said_in_one_sentence() {
         assert_eq!((status, &*stdout), (1, ""), "{args:?}: {stderr}");
         assert!(stderr.starts_with("nvferry: ") && stderr.contains(said), "{args:?}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{args:?}: {stderr}");
+        assert!(stderr.matches("os error").count() <= 1, "the same twice: {stderr}");
     }
     assert_eq!(std::fs::read_to_string(text).unwrap(), "Dear reader, this is no store.");
     assert!(!dir.path().join("no").exists());

@@ -116,6 +116,6 @@ fn a_secret_is_of_its_hashs_length_and_its_file_is_ones_own() {
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let (status, _, err) = run(&args);
     assert_eq!(status, 1);
-    assert!(err.contains("exists") && !err.contains("DHHC"), "{err}");
+    assert!(err.contains("exists") && err.contains("choose another") && !err.contains("DHHC"), "{err}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), first, "nothing was lost");
 }

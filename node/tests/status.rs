@@ -115,4 +115,5 @@ fn a_port_that_is_taken_is_said_before_anything_is_published() {
     let (code, stdout, stderr) = run(&[&args[..], &[&address]].concat());
     assert_eq!((code, stdout.as_str()), (1, ""));
     assert!(stderr.contains(&address) && stderr.contains("for metrics"), "{stderr}");
+    assert_eq!(stderr.matches("os error").count(), 1, "the same twice: {stderr}");
 }

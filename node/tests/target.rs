@@ -185,7 +185,7 @@ fn files_that_cannot_be_served_are_said_before_anything_is_published() {
     let empty = sized_file(dir.path(), "empty", 0);
     std::os::unix::fs::symlink(&good, path("link")).unwrap();
     let cases = [
-        (path("missing"), format!("cannot serve {}: No such file or directory", path("missing"))),
+        (path("missing"), format!("cannot serve {}: No such file or directory (os error 2); give", path("missing"))),
         (directory.clone(), format!("cannot serve {directory}: it is a directory")),
         (empty.clone(), format!("cannot serve {empty}: it is empty")),
         (format!("{good}:2M"), format!("cannot serve 2097152 bytes of {good}: it has 1048576 bytes")),

@@ -167,14 +167,15 @@ pub struct TargetStatus {
     /// It is being stopped: no new commands, no new connections.
     pub draining: bool,
     /// Whether it counts connections and I/O. The kernel's does not tell of them: `connections`, `hosts`, `pools`,
-    /// `reactors`, `faults`, queues and all figures are empty then, and of controllers there is only what debugfs tells.
+    /// `reactors`, `faults`, queues and all figures are empty then, and of controllers there is only what debugfs tells,
+    /// if it is there.
     pub accounts: bool,
     /// Open connections, among them those that have not yet said who they are.
     pub connections: usize,
     /// The hosts that may connect; `None` where every host may.
     pub allowed_hosts: Option<Vec<AllowedHostStatus>>,
-    /// Hosts that are connected.
-    pub controllers: Vec<ControllerStatus>,
+    /// Hosts that are connected; `None` where that is not known.
+    pub controllers: Option<Vec<ControllerStatus>>,
     /// What is offered.
     pub namespaces: Vec<NamespaceStatus>,
     /// What went through each host's queues, also through those that are gone; the last one stands for all hosts

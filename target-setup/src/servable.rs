@@ -28,12 +28,12 @@ pub enum FileIdentity {
 #[derive(Debug, thiserror::Error)]
 pub enum NotServable {
     /// It cannot be looked at.
-    #[error("cannot serve {path}")]
+    #[error("cannot serve {path}: {cause}; give a file or block device that is there")]
     Missing {
         /// The file.
         path: PathBuf,
         /// What the system says.
-        source: io::Error,
+        cause: io::Error,
     },
     /// It is of another kind.
     #[error("cannot serve {path}: it is a directory; give files or block devices")]
@@ -79,7 +79,7 @@ pub enum NotServable {
 /// One sentence about why it cannot.
 pub fn check_servable(path: &Path, asked_bytes: Option<u64>) -> Result<(ServableFile, FileIdentity), NotServable> {
     let named = || path.to_owned();
-    let missing = |source| NotServable::Missing { path: named(), source };
+    let missing = |cause| NotServable::Missing { path: named(), cause };
     let meta = std::fs::metadata(path).map_err(missing)?;
     let kind = meta.file_type();
     if kind.is_dir() {

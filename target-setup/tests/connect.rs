@@ -73,7 +73,7 @@ fn before_connect_there_is_nothing_else() {
     assert_eq!(host.execute(&sqe).status(), Status::permanent(StatusCode::CommandSequenceError));
     assert!(host.connect(&ADMIN, &admin_data()).status().is_success());
     // An I/O queue needs a controller that is enabled.
-    let id = ControllerId(running.target.status().controllers[0].cntlid.0);
+    let id = ControllerId(running.target.status().controllers.unwrap()[0].cntlid.0);
     let early = Host::plain(running.tcp()).try_connect_io(id, 1, 16, false).status();
     assert_eq!(early.for_fabrics().code, StatusCode::ConnectInvalidParameters);
     running.stop();
@@ -160,12 +160,12 @@ fn sixty_four_io_queues_of_one_host_work_at_once() {
         assert_eq!(io.finish(sqe.cid(), &[], 0).data, file[at * 16384..(at + 1) * 16384]);
     }
     let status = running.target.status();
-    assert_eq!(status.controllers[0].io_queues, 64);
-    assert_eq!(status.controllers[0].totals.reads, 64);
-    assert_eq!(status.controllers[0].totals.read_bytes, 1 << 20);
+    assert_eq!(status.controllers.as_ref().unwrap()[0].io_queues, 64);
+    assert_eq!(status.controllers.as_ref().unwrap()[0].totals.reads, 64);
+    assert_eq!(status.controllers.as_ref().unwrap()[0].totals.read_bytes, 1 << 20);
     assert_eq!(status.namespaces[0].totals.reads, 64);
     assert_eq!((status.connections, status.namespaces[0].in_flight), (65, 0));
-    assert_eq!(status.controllers[0].host.as_str(), HOST);
+    assert_eq!(status.controllers.as_ref().unwrap()[0].host.as_str(), HOST);
     running.stop();
 }
 

@@ -47,7 +47,7 @@ fn capsule(host: &mut Host<TcpStream>) -> Vec<u8> {
 fn p14_each_broken_header_is_told_by_its_field() {
     let running = Running::with_file(MIB as usize);
     let (mut admin, mut bystander) = running.queues();
-    let cntlid = nvferry_target::TargetDriver::status(&*running.target).controllers[0].cntlid;
+    let cntlid = nvferry_target::TargetDriver::status(&*running.target).controllers.unwrap()[0].cntlid;
     type Spoil = fn(&mut Vec<u8>);
     let cases: [(&str, Spoil, TermReq); 10] = [
         ("an unknown type", |pdu| pdu[0] = 0x44, invalid(PduField::PDU_TYPE)),
@@ -201,7 +201,7 @@ fn asked(host: &mut Host<TcpStream>) -> R2t {
 fn p14_data_that_does_not_answer_its_r2t_ends_the_connection() {
     let running = Running::with_file(MIB as usize);
     let (_admin, mut bystander) = running.queues();
-    let cntlid = nvferry_target::TargetDriver::status(&*running.target).controllers[0].cntlid;
+    let cntlid = nvferry_target::TargetDriver::status(&*running.target).controllers.unwrap()[0].cntlid;
     let before = bystander.read(1, 0, MIB / 512, 512).unwrap();
     type Spoil = fn(&mut DataPdu);
     let out_of_range = TermReq { fes: FatalErrorStatus::DataOutOfRange, fei: PduField::LENGTH.0.into() };

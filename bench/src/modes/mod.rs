@@ -13,6 +13,7 @@ use crate::run;
 use crate::signals::StopSignal;
 use crate::workload::Workload;
 use anyhow::{Context, Result, anyhow, bail};
+use nix::unistd::{AccessFlags, eaccess};
 use node::Node;
 use std::io::{Write, stderr, stdout};
 use std::path::Path;
@@ -55,13 +56,15 @@ fn check_together(args: &RunArgs) -> Result<(), Usage> {
 fn check_json_path(args: &RunArgs) -> Result<(), Usage> {
     let Some(path) = args.json.as_ref().filter(|_| !args.json_on_stdout()) else { return Ok(()) };
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let cannot = |why: &str| Err(Usage(format!("cannot write the report to {}: {why}", path.display())));
     if !dir.is_dir() || path.is_dir() {
-        return Err(Usage(format!(
-            "cannot write the report to {}: name a file in a directory that exists",
-            path.display()
-        )));
+        return cannot("name a file in a directory that exists");
     }
-    Ok(())
+    let written = if path.exists() { path } else { dir };
+    match eaccess(written, AccessFlags::W_OK) {
+        Ok(()) => Ok(()),
+        Err(error) => cannot(&format!("{}; name one that may be written", error.desc())),
+    }
 }
 
 /// Says something to the person: on standard output, unless the JSON report is there.

@@ -32,13 +32,16 @@ pub(super) fn measure(args: &WireLimitArgs) -> Result<()> {
         let _ = socket.shutdown(Shutdown::Write);
         measured
     })();
-    // The server ends when the connection does; it says itself what went wrong there.
+    // The server ends when the connection does. Where it failed, that is the reason for what this side met, too.
     let output = server.wait_with_output().context("cannot wait for the server")?;
-    let measured = match measured {
-        Ok(measured) if output.status.success() => measured,
-        Ok(_) => bail!("the wire limit's server failed"),
-        Err(error) => return Err(error),
-    };
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        match said.trim().strip_prefix("transfer-bench: ") {
+            Some(why) => bail!("{why}"),
+            None => bail!("the wire limit's server ended with {}: {}", output.status, said.trim()),
+        }
+    }
+    let measured = measured?;
     let said = String::from_utf8_lossy(&output.stdout);
     let cpu_server_seconds: f64 = said.trim().parse().with_context(|| format!("the server said {said:?}"))?;
     print(args, &measured, cpu_server_seconds);
@@ -53,6 +56,7 @@ fn start_server(listener: TcpListener) -> Result<Child> {
         .arg("--serve")
         .stdin(Stdio::from(OwnedFd::from(listener)))
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start {} as the server", program.display()))
 }

@@ -37,14 +37,14 @@ pub enum DiskError {
         reason: String,
     },
     /// The operating system failed.
-    #[error("the metadata store {} cannot be {action}: {source}", .path.display())]
+    #[error("the metadata store {} cannot be {action}: {cause}; choose another place for it", .path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// What was attempted.
         action: &'static str,
         /// Why not.
-        source: Box<redb::Error>,
+        cause: Box<redb::Error>,
     },
 }
 
@@ -165,7 +165,7 @@ impl Disk {
             redb::Error::TableTypeMismatch { .. } | redb::Error::TypeDefinitionChanged { .. } => {
                 DiskError::Foreign { path: self.path.clone(), reason: source.to_string() }
             }
-            source => DiskError::Io { path: self.path.clone(), action, source: source.into() },
+            cause => DiskError::Io { path: self.path.clone(), action, cause: cause.into() },
         }
     }
 }
@@ -182,7 +182,7 @@ fn open_error(path: &Path, error: redb::DatabaseError) -> DiskError {
         DatabaseError::Storage(StorageError::Io(io)) if io.kind() == std::io::ErrorKind::InvalidData => {
             DiskError::Foreign { path, reason: io.to_string() }
         }
-        error => DiskError::Io { path, action: "opened", source: Box::new(error.into()) },
+        error => DiskError::Io { path, action: "opened", cause: Box::new(error.into()) },
     }
 }
 

@@ -8,13 +8,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::SystemTime;
 
-/// The controllers of a subsystem, as far as they can be seen; `sys` is where sysfs is.
-pub(super) fn controllers(sys: &Path, subsystem: &Nqn) -> Vec<ControllerStatus> {
+/// The controllers of a subsystem, or `None` where they cannot be seen; `sys` is where sysfs is.
+pub(super) fn controllers(sys: &Path, subsystem: &Nqn) -> Option<Vec<ControllerStatus>> {
     let directory = sys.join("kernel/debug/nvmet").join(subsystem.as_str());
-    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
-    let mut list: Vec<_> = entries.flatten().filter_map(|entry| controller(&entry.path())).collect();
+    let mut list: Vec<_> =
+        fs::read_dir(directory).ok()?.flatten().filter_map(|entry| controller(&entry.path())).collect();
     list.sort_unstable_by_key(|controller| controller.cntlid.0);
-    list
+    Some(list)
 }
 
 /// One of them. It may go at any time, or be something else.
@@ -49,8 +49,10 @@ mod tests {
     fn controllers_are_read_and_what_is_none_is_passed_over() {
         let sys = tempfile::tempdir().unwrap();
         let subsystem: Nqn = "nqn.2016-06.io.mc:x".parse().unwrap();
-        assert_eq!(controllers(sys.path(), &subsystem), []);
+        assert_eq!(controllers(sys.path(), &subsystem), None);
         let root = sys.path().join("kernel/debug/nvmet").join(subsystem.as_str());
+        fs::create_dir_all(&root).unwrap();
+        assert_eq!(controllers(sys.path(), &subsystem), Some(vec![]));
         for (name, file, text) in [
             ("ctrl2", "hostnqn", "nqn.2020-01.org.example:b\n"),
             ("ctrl1", "hostnqn", "nqn.2020-01.org.example:a\n"),
@@ -62,7 +64,7 @@ mod tests {
             fs::create_dir_all(root.join(name)).unwrap();
             fs::write(root.join(name).join(file), text).unwrap();
         }
-        let list = controllers(sys.path(), &subsystem);
+        let list = controllers(sys.path(), &subsystem).unwrap();
         let seen: Vec<_> = list.iter().map(|it| (it.cntlid.0, it.host.as_str(), it.peer)).collect();
         assert_eq!(
             seen,

@@ -178,7 +178,7 @@ impl<S: Stream> Connection<S> {
         let exchange = Arc::clone(&auth.exchange);
         self.slots[usize::from(index)].stage = Stage::Proving;
         if !core.subsystem.prover.submit(Job { exchange, message, mailbox: Arc::clone(&core.mailbox), key }) {
-            tracing::warn!(target: "nvferry::target", peer = ?self.ends.peer, "too many hosts authenticate at once; told one to try again");
+            tracing::warn!(target: "nvferry::target", peer = self.ends.peer(), "too many hosts authenticate at once; told one to try again");
             self.complete(core, index, Status::new(StatusCode::CommandInterrupted), 0);
         }
     }
@@ -229,7 +229,7 @@ impl<S: Stream> Connection<S> {
                         queue.controller.set_proof(HostProof::Proved);
                     }
                     tracing::info!(
-                        target: "nvferry::target", peer = ?self.ends.peer, host = %queue.controller.host, cntlid = queue.controller.id.0,
+                        target: "nvferry::target", peer = self.ends.peer(), host = %queue.controller.host, cntlid = queue.controller.id.0,
                         qid = queue.qid.0, "host authenticated"
                     );
                 }
@@ -244,7 +244,7 @@ impl<S: Stream> Connection<S> {
     fn auth_refused(&mut self, core: &mut Core, why: &'static str, now: Instant) {
         if let Some(queue) = &self.queue {
             tracing::warn!(
-                target: "nvferry::target", peer = ?self.ends.peer, host = %queue.controller.host, qid = queue.qid.0, reason = why,
+                target: "nvferry::target", peer = self.ends.peer(), host = %queue.controller.host, qid = queue.qid.0, reason = why,
                 "refused a host that did not authenticate"
             );
         }

@@ -26,6 +26,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
+use tracing::field::DisplayValue;
 
 /// How far a connection has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,6 +113,13 @@ pub(crate) struct Slot {
 pub(crate) struct Ends {
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) local: Option<SocketAddr>,
+}
+
+impl Ends {
+    /// The host's address as events tell it.
+    pub(crate) fn peer(&self) -> Option<DisplayValue<SocketAddr>> {
+        self.peer.map(tracing::field::display)
+    }
 }
 
 /// One connection.
@@ -300,7 +308,7 @@ impl<S: Stream> Connection<S> {
                 self.note_debts(now);
             }
             Err(error) => {
-                tracing::debug!(target: "nvferry::target", peer = ?self.ends.peer, %error, "connection ended while sending");
+                tracing::debug!(target: "nvferry::target", peer = self.ends.peer(), %error, "connection ended while sending");
                 self.ends_because("the connection broke while sending");
                 self.close(core);
             }
@@ -321,7 +329,7 @@ impl<S: Stream> Connection<S> {
 
     /// Ends the connection because the host broke the protocol; tells it why. `header` is what offended.
     pub(crate) fn terminate(&mut self, core: &mut Core, reason: TermReq, header: &[u8], now: Instant) {
-        tracing::warn!(target: "nvferry::target", peer = ?self.ends.peer, reason = %reason.fes, fei = reason.fei, "a host broke the protocol; ending its connection");
+        tracing::warn!(target: "nvferry::target", peer = self.ends.peer(), reason = %reason.fes, fei = reason.fei, "a host broke the protocol; ending its connection");
         count(&core.subsystem.faults.protocol_errors);
         self.ends_because("the host broke the protocol");
         self.abandon(core);
@@ -425,7 +433,7 @@ impl<S: Stream> Connection<S> {
         let Some(queue) = self.queue.take() else { return };
         let (controller, qid) = (&queue.controller, queue.qid);
         tracing::info!(
-            target: "nvferry::target", peer = ?self.ends.peer, host = %controller.host, cntlid = controller.id.0,
+            target: "nvferry::target", peer = self.ends.peer(), host = %controller.host, cntlid = controller.id.0,
             qid = qid.0, reason = self.ending.unwrap_or("the target ended it"), "queue disconnected"
         );
         if !qid.is_admin() {
@@ -463,7 +471,7 @@ impl<S: Stream> Connection<S> {
         } else {
             return;
         };
-        tracing::warn!(target: "nvferry::target", peer = ?self.ends.peer, reason, "closing a host's connection");
+        tracing::warn!(target: "nvferry::target", peer = self.ends.peer(), reason, "closing a host's connection");
         count(&core.subsystem.faults.timeouts);
         self.ends_because(reason);
         self.close(core);

@@ -338,13 +338,13 @@ impl<S: Stream> Connection<S> {
         let (connect, controller) = match connected {
             Ok(connected) => connected,
             Err(Refusal { status, result }) => {
-                tracing::debug!(target: "nvferry::target", peer = ?self.ends.peer, %status, "refused a Connect");
+                tracing::debug!(target: "nvferry::target", peer = self.ends.peer(), %status, "refused a Connect");
                 self.complete(core, index, status, result);
                 return;
             }
         };
         tracing::info!(
-            target: "nvferry::target", peer = ?self.ends.peer, host = %controller.host, cntlid = controller.id.0, qid = connect.qid.0, "queue connected"
+            target: "nvferry::target", peer = self.ends.peer(), host = %controller.host, cntlid = controller.id.0, qid = connect.qid.0, "queue connected"
         );
         self.phase = Phase::Live;
         let auth = core.subsystem.auth_terms(&controller).map(QueueAuth::new);

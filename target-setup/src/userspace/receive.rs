@@ -91,7 +91,7 @@ impl<S: Stream> Connection<S> {
         let offered = scatter.bytes();
         let received = match stream.recv(&mut scatter) {
             Ok(0) => {
-                tracing::debug!(target: "nvferry::target", peer = ?self.ends.peer, "the host closed its connection");
+                tracing::debug!(target: "nvferry::target", peer = self.ends.peer(), "the host closed its connection");
                 self.ends_because("the host closed its connection");
                 self.close(core);
                 return false;
@@ -99,7 +99,7 @@ impl<S: Stream> Connection<S> {
             Ok(received) => received,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
             Err(error) => {
-                tracing::debug!(target: "nvferry::target", peer = ?self.ends.peer, %error, "connection ended while receiving");
+                tracing::debug!(target: "nvferry::target", peer = self.ends.peer(), %error, "connection ended while receiving");
                 self.ends_because("the connection broke while receiving");
                 self.close(core);
                 return false;
@@ -267,7 +267,7 @@ impl<S: Stream> Connection<S> {
     }
 
     fn refuse(&mut self, core: &mut Core, error: &PduError, header: &[u8], now: Instant) -> Option<usize> {
-        tracing::warn!(target: "nvferry::target", peer = ?self.ends.peer, %error, "a host sent what NVMe/TCP does not allow");
+        tracing::warn!(target: "nvferry::target", peer = self.ends.peer(), %error, "a host sent what NVMe/TCP does not allow");
         self.terminate(core, TermReq::for_error(error), header, now);
         None
     }
@@ -300,7 +300,7 @@ impl<S: Stream> Connection<S> {
                 }
             },
             (Pdu::H2cTermReq(reason), _) => {
-                tracing::warn!(target: "nvferry::target", peer = ?self.ends.peer, reason = %reason.fes, fei = reason.fei, "a host ended its connection because of an error");
+                tracing::warn!(target: "nvferry::target", peer = self.ends.peer(), reason = %reason.fes, fei = reason.fei, "a host ended its connection because of an error");
                 count(&core.subsystem.faults.protocol_errors);
                 self.ends_because("the host ended it because of an error");
                 self.close(core);

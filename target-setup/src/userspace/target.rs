@@ -176,7 +176,7 @@ impl TargetDriver for UserspaceTarget {
             accounts: true,
             connections: subsystem.connections.load(Ordering::Relaxed),
             allowed_hosts: subsystem.allowed_hosts.status(),
-            controllers: subsystem.controllers().iter().map(|controller| controller.status()).collect(),
+            controllers: Some(subsystem.controllers().iter().map(|controller| controller.status()).collect()),
             namespaces: subsystem.namespaces.snapshot().1.values().map(|namespace| namespace.status()).collect(),
             hosts: subsystem.hosts.status(),
             pools: self.pool_totals(),

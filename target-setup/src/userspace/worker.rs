@@ -119,7 +119,7 @@ impl<S: Stream> Worker<S> {
     fn meet(&mut self, key: ConnectionKey) {
         let Some(oldest) = self.core.strangers.enter(key) else { return };
         self.with(oldest.index, |connection, core, _| {
-            tracing::debug!(target: "nvferry::target", peer = ?connection.ends.peer, "closing a connection for a newer one");
+            tracing::debug!(target: "nvferry::target", peer = connection.ends.peer(), "closing a connection for a newer one");
             count(&core.subsystem.faults.refused_connections);
             connection.ends_because("too many connected that did not show who they are");
             connection.close(core);

@@ -36,9 +36,13 @@ pub struct HostFailure {
 pub enum HostAuthError {
     /// The target did not believe this host.
     #[error(
-        "the target refuses this host's secret (authentication failed): is it the one that is set for this host there?"
+        "the target refuses this host's secret (authentication failed): is it the one that is set for this host there?{}",
+        if *.is_mutual { " And has the target a secret of its own for this host, which asks it for a proof?" } else { "" }
     )]
-    WrongSecret,
+    WrongSecret {
+        /// The target was asked for a proof, too: where it has no secret for that, it says the same.
+        is_mutual: bool,
+    },
     /// The target ended the exchange for another reason.
     #[error("the target ended the authentication: {0}")]
     Refused(FailureReason),
@@ -190,7 +194,9 @@ impl HostExchange {
         };
         if let AuthMessage::Failure1(Failure { reason, .. }) = message {
             let why = match reason {
-                FailureReason::AuthenticationFailed => HostAuthError::WrongSecret,
+                FailureReason::AuthenticationFailed => {
+                    HostAuthError::WrongSecret { is_mutual: self.terms.controller_secret.is_some() }
+                }
                 reason => HostAuthError::Refused(reason),
             };
             return Err(HostFailure { message: None, why });

@@ -61,7 +61,7 @@ fn p13_a_wrong_secret_is_found_by_either_side() {
         let (controller, mut host) = terms(AuthHash::Sha256, group, true);
         host.secret = Secret::generate(None).unwrap();
         let (standing, ended) = run(controller, host);
-        assert_eq!(ended, Err(HostAuthError::WrongSecret));
+        assert_eq!(ended, Err(HostAuthError::WrongSecret { is_mutual: true }));
         assert_eq!(standing, Standing::Failed("it does not know the secret that is set for it"));
 
         let (controller, mut host) = terms(AuthHash::Sha256, group, true);
@@ -73,7 +73,7 @@ fn p13_a_wrong_secret_is_found_by_either_side() {
         let (mut controller, host) = terms(AuthHash::Sha256, group, true);
         controller.controller_secret = None;
         let (standing, ended) = run(controller, host);
-        assert_eq!(ended, Err(HostAuthError::WrongSecret));
+        assert_eq!(ended, Err(HostAuthError::WrongSecret { is_mutual: true }));
         assert!(matches!(standing, Standing::Failed(why) if why.contains("no controller secret is set for it")));
     }
 }
@@ -82,7 +82,7 @@ fn p13_a_wrong_secret_is_found_by_either_side() {
 fn p13_a_secret_that_is_bound_to_a_name_proves_no_other() {
     let (mut controller, host) = terms(AuthHash::Sha256, DhGroup::Null, false);
     controller.host = nqn("other");
-    assert_eq!(run(controller, host).1, Err(HostAuthError::WrongSecret));
+    assert_eq!(run(controller, host).1, Err(HostAuthError::WrongSecret { is_mutual: false }));
 }
 
 /// A controller that was driven with `bytes` after `steps` messages of an honest host: why it refuses.

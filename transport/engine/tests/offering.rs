@@ -80,6 +80,9 @@ fn p11_two_live_engines_of_one_name_are_told_apart() {
     third.register_local_file("/d", 4096).unwrap();
     eventually("the second finds out", || second.own_segment().is_none());
     drop(third);
+    // It comes back by itself, too.
+    eventually("the second is published again", || second.own_segment().is_some());
+    assert_eq!(published(), theirs);
     second.register_local_file("/e", 4096).unwrap();
     assert_eq!(published().extra["scripted_trid"]["at"], "there");
 }

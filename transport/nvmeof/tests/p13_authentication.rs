@@ -68,6 +68,7 @@ fn p13_what_is_wrong_is_said() {
     let dir = temp_dir();
     let path = make_file(dir.path(), "a", &pattern(65536, 1));
     let auth = auth();
+    let proves_nothing = node(&path, Some(HostAuth { controller_secret: None, ..auth.clone() }));
     let node = node(&path, Some(auth.clone()));
     let segment = node.describe();
     let none = refused(host(), &segment);
@@ -77,6 +78,9 @@ fn p13_what_is_wrong_is_said() {
     assert!(wrong.contains("refuses this host's secret"), "{wrong}");
     let impostor = refused(host().secret(auth.secret.clone()).controller_secret(other), &segment);
     assert!(impostor.contains("the target did not prove itself"), "{impostor}");
+    let insists = host().secret(auth.secret.clone()).controller_secret(auth.controller_secret.clone().unwrap());
+    let unproved = refused(insists, &proves_nothing.describe());
+    assert!(unproved.contains("has the target a secret of its own for this host"), "{unproved}");
     let stranger = refused(NvmeofOptions::new().secret(auth.secret.clone()), &segment);
     assert!(stranger.contains("not on the target's list"), "{stranger}");
     // The right ones still do.
@@ -128,7 +132,7 @@ impl Restarting {
     /// Connected hosts, and those that were refused.
     fn hosts(&self) -> (usize, u64) {
         let status = self.node.as_ref().unwrap().transport.target().unwrap().status();
-        (status.controllers.len(), status.faults.refused_hosts)
+        (status.controllers.unwrap().len(), status.faults.refused_hosts)
     }
 }
 

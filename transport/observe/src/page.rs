@@ -56,8 +56,8 @@ pub struct Target {
     pub files: Vec<File>,
     /// The hosts that may connect; missing where every host may.
     pub allowed_hosts: Option<Vec<AllowedHost>>,
-    /// Hosts that are connected.
-    pub hosts: Vec<Host>,
+    /// Hosts that are connected; missing where that is not known, as with a kernel that does not tell.
+    pub hosts: Option<Vec<Host>>,
     /// What was refused or went wrong.
     pub faults: Option<Faults>,
     /// Bytes in buffers that commands hold.
@@ -211,7 +211,10 @@ impl From<&TargetStatus> for Target {
             reactors: status.reactors.iter().map(|it| Thread::new(Some(it.engine), &it.paths)).collect(),
             files: status.namespaces.iter().map(|file| File::new(file, status.accounts)).collect(),
             allowed_hosts: status.allowed_hosts.as_ref().map(|hosts| hosts.iter().map(AllowedHost::from).collect()),
-            hosts: status.controllers.iter().map(|host| Host::new(host, status.accounts)).collect(),
+            hosts: status
+                .controllers
+                .as_ref()
+                .map(|hosts| hosts.iter().map(|host| Host::new(host, status.accounts)).collect()),
             faults: status.accounts.then(|| status.faults.into()),
             pool_used_bytes: counted(status.pools.in_use_bytes),
             pool_free_bytes: counted(status.pools.free_bytes),

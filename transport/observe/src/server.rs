@@ -45,12 +45,12 @@ pub enum ExporterError {
         reason: String,
     },
     /// The port cannot be had.
-    #[error("cannot listen on {address} for metrics: {source}; choose another port, or stop the program that has it")]
+    #[error("cannot listen on {address} for metrics: {cause}; choose another port, or stop the program that has it")]
     Listen {
         /// What was tried.
         address: SocketAddr,
         /// Why not.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The machine is out of something.
     #[error("cannot start the thread that tells metrics: {0}")]
@@ -86,7 +86,7 @@ impl ExporterSocket {
                     }
                     return Ok(Self { listener, address });
                 }
-                Err(source) => failed = Some(ExporterError::Listen { address, source }),
+                Err(cause) => failed = Some(ExporterError::Listen { address, cause }),
             }
         }
         Err(failed.unwrap_or_else(|| bad("the name has no address".to_owned())))

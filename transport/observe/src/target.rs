@@ -78,19 +78,19 @@ fn encode_state(families: &mut Families<'_>, all: &[TargetStatus]) -> fmt::Resul
         seconds("nvferry_target_start_time", "When the target was started, since 1970"),
         all.iter().map(|target| (of_target(target), target.since)),
     )?;
-    let gauges: [Of<TargetStatus>; 3] = [
+    let gauges: [Of<TargetStatus>; 2] = [
         (count("nvferry_target_draining", "1 while the target is being stopped and lets commands end"), |it| {
             it.draining.into()
         }),
         (count("nvferry_target_files", "Files offered"), |it| it.namespaces.len() as u64),
-        (count("nvferry_target_controllers", "Controllers of hosts that are connected"), |it| {
-            it.controllers.len() as u64
-        }),
     ];
     for (family, value) in gauges {
         families.gauges(family, all.iter().map(|target| (of_target(target), value(target))))?;
     }
-    Ok(())
+    families.gauges(
+        count("nvferry_target_controllers", "Controllers of hosts that are connected"),
+        all.iter().filter_map(|target| Some((of_target(target), target.controllers.as_ref()?.len() as u64))),
+    )
 }
 
 fn encode_files(families: &mut Families<'_>, counting: &[&TargetStatus]) -> fmt::Result {
@@ -186,4 +186,67 @@ fn encode_connections(families: &mut Families<'_>, counting: &[&TargetStatus]) -
             states.map(|(state, bytes)| (with(of_target(target), "state", state), bytes))
         }),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page::Page;
+    use nvferry_target::driver::{FaultTotals, PoolTotals};
+    use prometheus_client::collector::Collector;
+    use prometheus_client::encoding::{DescriptorEncoder, text};
+    use prometheus_client::registry::Registry;
+    use std::time::SystemTime;
+
+    /// The kernel's target, of whose controllers there is what debugfs tells, or nothing.
+    #[derive(Debug)]
+    struct Kernel(TargetStatus);
+
+    impl Collector for Kernel {
+        fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
+            encode(&mut Families(encoder), std::slice::from_ref(&self.0))
+        }
+    }
+
+    fn told(controllers: Option<Vec<nvferry_target::ControllerStatus>>) -> (String, Page) {
+        let status = TargetStatus {
+            address: "trtype=tcp traddr=10.0.0.7 trsvcid=4420 subnqn=nqn.2016-06.io.mc:x".parse().unwrap(),
+            since: SystemTime::now(),
+            draining: false,
+            accounts: false,
+            connections: 0,
+            allowed_hosts: None,
+            controllers,
+            namespaces: Vec::new(),
+            hosts: Vec::new(),
+            pools: PoolTotals::default(),
+            reactors: Vec::new(),
+            faults: FaultTotals::default(),
+        };
+        let page = Page::new(std::slice::from_ref(&status), &[]);
+        let (mut registry, mut text) = (Registry::default(), String::new());
+        registry.register_collector(Box::new(Kernel(status)));
+        text::encode(&mut text, &registry).unwrap();
+        (text, page)
+    }
+
+    #[test]
+    fn what_a_kernel_does_not_tell_is_left_out_and_is_not_zero() {
+        let controllers = |text: &str| {
+            text.lines().filter(|line| line.starts_with("nvferry_target_controllers{")).map(str::to_owned).collect()
+        };
+        let (metrics, page) = told(Some(Vec::new()));
+        let lines: Vec<String> = controllers(&metrics);
+        assert!(lines.len() == 1 && lines[0].ends_with(" 0"), "{metrics}");
+        assert_eq!(page.targets[0].hosts, Some(Vec::new()));
+
+        let (metrics, page) = told(None);
+        assert_eq!(controllers(&metrics), Vec::<String>::new(), "{metrics}");
+        assert_eq!(page.targets[0].hosts, None);
+        // What every target knows is there in both.
+        assert!(metrics.contains("nvferry_target_files{"), "{metrics}");
+        for counted in ["connections", "pool", "_total", "refused", "in_flight"] {
+            assert!(!metrics.lines().any(|line| !line.starts_with('#') && line.contains(counted)), "{metrics}");
+        }
+    }
 }

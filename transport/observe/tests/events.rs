@@ -75,8 +75,7 @@ fn each_connection_and_each_end_is_one_event_that_says_who_and_why() {
         batch.wait(Deadline::after(PATIENCE)).unwrap();
     };
     read();
-    let queue =
-        said.one(&["INFO", "nvferry::target", "queue connected", HOST, "cntlid=", "qid=0", "peer=Some(127.0.0.1:"]);
+    let queue = said.one(&["INFO", "nvferry::target", "queue connected", HOST, "cntlid=", "qid=0", "peer=127.0.0.1:"]);
     // Each target begins with another one.
     let cntlid = queue.split_whitespace().find(|word| word.starts_with("cntlid=")).unwrap();
     said.one(&["INFO", "nvferry::target", "queue connected", HOST, cntlid, "qid=1"]);

@@ -159,7 +159,7 @@ fn what_is_scraped_under_load_is_what_was_moved() {
     let io = target.files[0].io.unwrap();
     assert_eq!((io.read_bytes as f64, io.written_bytes as f64, io.errors), (moved[0][0], moved[0][1], 0));
     assert_eq!(target.files[0].path, looped.paths[0]);
-    let host = &target.hosts[0];
+    let host = &target.hosts.as_ref().unwrap()[0];
     assert_eq!((host.nqn.as_str(), host.authenticated), (HOST, None));
     assert_eq!((host.connections, host.io.unwrap().read_bytes as f64), (Some(host.io_queues.unwrap() + 1), all[0]));
     assert_eq!((page.attached[0].state.as_str(), page.attached[0].io.read_bytes as f64), ("connected", all[0]));
@@ -176,7 +176,7 @@ fn counters_do_not_fall_when_a_host_comes_again() {
     gone.must_not_fall(&before);
     assert_eq!(gone.value("nvferry_target_host_read_bytes_total", &[("host", HOST)]), 4096.0);
     assert_eq!(gone.sum("nvferry_host_read_bytes_total", &[]), 4096.0);
-    assert!(looped.page().targets[0].hosts.is_empty());
+    assert!(looped.page().targets[0].hosts.as_ref().unwrap().is_empty());
 
     let again = Loop { segment: looped.engine.open_segment("observed-again").unwrap(), ..looped };
     again.transfer(1, false, 0, 8192);

@@ -144,7 +144,7 @@ fn a_refused_host_is_counted() {
     assert!(now.value("nvferry_target_refused_hosts_total", &[]) >= 1.0);
     assert_eq!(now.value("nvferry_target_created_controllers_total", &[]), 0.0);
     let page = pair.target.page();
-    assert!(page.targets[0].hosts.is_empty() && page.targets[0].faults.unwrap().refused_hosts >= 1);
+    assert!(page.targets[0].hosts.as_ref().unwrap().is_empty() && page.targets[0].faults.unwrap().refused_hosts >= 1);
 }
 
 #[test]

@@ -37,7 +37,7 @@ struct OwnState {
     wanted: Option<Arc<dyn Transport>>,
     /// What was last published, or tried to be.
     published: Option<SegmentDesc>,
-    /// The same, until another engine of this server name published its own over it.
+    /// The same, until another engine of this server name published its own over it. Until that is gone, nothing is published.
     lost: Option<SegmentDesc>,
     is_name_claimed: bool,
     /// When to publish again.
@@ -160,10 +160,11 @@ impl Core {
         file.transport.unregister_file(file.desc.id, deadline.instant())
     }
 
-    /// The engine's segment as it would be published now.
+    /// The engine's segment as it would be published now; none while another engine has its name.
     pub(super) fn own_segment(&self) -> Option<SegmentDesc> {
         let state = self.own.state.lock();
-        state.wanted.as_ref().map(|transport| self.describe(&state, transport))
+        let wanted = state.wanted.as_ref().filter(|_| state.lost.is_none());
+        wanted.map(|transport| self.describe(&state, transport))
     }
 
     /// Withdraws the segment. Its files are still served to those who have it open.
@@ -209,8 +210,9 @@ impl Core {
         let mut desc = SegmentDesc::new(&self.server_name, transport.protocol());
         transport.describe(&mut desc);
         desc.file_buffers = state.files.iter().map(|file| file.desc.clone()).collect();
-        match &state.published {
-            // The same text, when it is published again only to renew it: readers need not look at it.
+        match state.published.as_ref().or(state.lost.as_ref()) {
+            // The same text, when it is published again only to renew it: readers need not look at it. And whoever came
+            // later is known by it, also when this engine is back before the other one.
             Some(published) if published.says_the_same(&desc) => desc.timestamp.clone_from(&published.timestamp),
             _ => desc.stamp(),
         }
@@ -279,13 +281,13 @@ impl Core {
         }
         let answer = format!(
             "another engine has published this server name since then, at {place}, so that this one's files are not \
-             published any more: give one of the two another name"
+             published until that is gone: give one of the two another name"
         );
         if let Some(published) = state.published.take() {
             state.lost = Some(published);
         }
         // What stands there is the other's.
-        (state.wanted, state.is_name_claimed) = (None, false);
+        state.is_name_claimed = false;
         Some(MetadataError::Taken { location: self.store.location(), attempt: format!("publish {key}"), answer })
     }
 
@@ -341,14 +343,28 @@ fn run_publisher(core: &Weak<Core>) {
             return;
         }
         match state.due {
-            Some(due) if due <= Instant::now() => match core.publish(&mut state, core.control_deadline()) {
-                Ok(()) => pause = FIRST_PAUSE,
-                Err(error) => {
-                    tracing::warn!(%error, segment = core.server_name, "publishing failed; trying again");
-                    state.due = Some(Instant::now() + pause);
-                    pause = (pause * 2).min(core.own.ownership.ttl / 3).max(FIRST_PAUSE);
+            Some(due) if due <= Instant::now() => {
+                let was_lost = state.lost.is_some();
+                match core.publish(&mut state, core.control_deadline()) {
+                    Ok(()) => {
+                        if was_lost {
+                            tracing::info!(
+                                segment = core.server_name,
+                                "published again: the other engine of this name is gone"
+                            );
+                        }
+                        pause = FIRST_PAUSE;
+                    }
+                    Err(error) => {
+                        // Two of one name may go on for days; that is said once.
+                        if !(was_lost && matches!(error, MetadataError::Taken { .. })) {
+                            tracing::warn!(%error, segment = core.server_name, "publishing failed; trying again");
+                        }
+                        state.due = Some(Instant::now() + pause);
+                        pause = (pause * 2).min(core.own.ownership.ttl / 3).max(FIRST_PAUSE);
+                    }
                 }
-            },
+            }
             Some(due) => drop(core.own.changed.wait_until(&mut state, due)),
             None => core.own.changed.wait(&mut state),
         }

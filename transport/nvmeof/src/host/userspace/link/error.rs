@@ -14,7 +14,7 @@ pub enum LinkError {
     #[error("the target closed the connection")]
     Closed,
     /// The system says that it is broken.
-    #[error("the connection broke: {0}")]
+    #[error("{}", broken(*.0))]
     Io(io::ErrorKind),
     /// The answer to the very first PDU is not NVMe/TCP's.
     #[error("what answers there is not an NVMe/TCP target: {0}")]
@@ -66,6 +66,16 @@ impl LinkError {
     /// Data outside what was asked for.
     pub(super) fn out_of_range(what: impl Into<Cow<'static, str>>) -> Self {
         Self::Protocol { what: what.into(), fes: FatalErrorStatus::DataOutOfRange }
+    }
+}
+
+/// What the system says of a connection, for a person.
+fn broken(kind: io::ErrorKind) -> String {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+    match kind {
+        ConnectionRefused => format!("nothing listens there ({kind}): is the target running?"),
+        HostUnreachable | NetworkUnreachable => format!("no way leads there ({kind}): is the address right?"),
+        _ => format!("the connection broke: {kind}"),
     }
 }
 
