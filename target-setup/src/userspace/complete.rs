@@ -5,6 +5,7 @@ use super::command::Work;
 use super::connection::{Connection, Phase, Stage};
 use super::core::{Core, LentPages};
 use super::counters::{IoCounters, LaneCounters};
+use super::lane::LaneId;
 use super::send::Payload;
 use crate::driver::CommandKind;
 use nvferry_io::Stream;
@@ -107,29 +108,18 @@ impl<S: Stream> Connection<S> {
         core.taken.add(Path::Pages, 1);
         let slot = &self.slots[usize::from(index)];
         let (cid, data_bytes) = (slot.sqe.cid(), slot.data_bytes);
-        if let Some(queue) = &self.queue {
-            Kind::Read.count(&queue.counters, Status::SUCCESS, data_bytes);
-        }
-        if let Some(lane) = slot.lane.and_then(|lane| core.lanes.get(lane)) {
-            Kind::Read.count(&lane.counters.io, Status::SUCCESS, data_bytes);
-            Kind::Read.note(&lane.counters, core.now_us.saturating_sub(slot.begun_us));
-        }
+        self.account(core, slot.lane, Kind::Read, Status::SUCCESS, data_bytes, slot.begun_us);
         self.free_slot(core, index);
         self.send_data(core, cid, Payload::Pages(pages, data_bytes as usize), 0);
     }
 
     /// Ends a command: sends what it has to say, and gives back what it holds.
     pub(crate) fn complete(&mut self, core: &mut Core, index: u16, status: Status, result: u64) {
-        let slot = &mut self.slots[usize::from(index)];
+        let slot = &self.slots[usize::from(index)];
         let (sqe, data_bytes) = (slot.sqe, slot.data_bytes);
         let kind = Kind::of(&slot.work);
-        if let Some(queue) = &self.queue {
-            kind.count(&queue.counters, status, data_bytes);
-        }
-        if let Some(lane) = slot.lane.and_then(|lane| core.lanes.get(lane)) {
-            kind.count(&lane.counters.io, status, data_bytes);
-            kind.note(&lane.counters, core.now_us.saturating_sub(slot.begun_us));
-        }
+        self.account(core, slot.lane, kind, status, data_bytes, slot.begun_us);
+        let slot = &mut self.slots[usize::from(index)];
         if status.is_success() && kind == Kind::Read {
             // The buffer goes to the send queue: it is no longer the namespace's.
             if let Some((buffer, pool)) = slot.buffer.take() {
@@ -139,21 +129,46 @@ impl<S: Stream> Connection<S> {
                 return;
             }
         }
-        if !status.is_success()
-            && kind != Kind::Other
-            && let Some(queue) = &self.queue
-        {
-            let lba = ReadWrite::decode(&sqe).slba.0;
-            queue.controller.note_failure(queue.qid, sqe.cid(), status, sqe.nsid(), lba);
+        if kind != Kind::Other {
+            self.note_failure(&sqe, status);
         }
         self.free_slot(core, index);
         self.respond(core, Cqe { result, ..Cqe::new(sqe.cid(), self.sqhd(), status) });
+    }
+
+    /// Counts the end of a command that was taken at `begun_us`.
+    pub(super) fn account(
+        &self,
+        core: &Core,
+        lane: Option<LaneId>,
+        kind: Kind,
+        status: Status,
+        data_bytes: u32,
+        begun_us: u64,
+    ) {
+        if let Some(queue) = &self.queue {
+            kind.count(&queue.counters, status, data_bytes);
+        }
+        if let Some(lane) = lane.and_then(|lane| core.lanes.get(lane)) {
+            kind.count(&lane.counters.io, status, data_bytes);
+            kind.note(&lane.counters, core.now_us.saturating_sub(begun_us));
+        }
+    }
+
+    /// Puts a command on an I/O queue into the error log if it has failed.
+    pub(super) fn note_failure(&self, sqe: &Sqe, status: Status) {
+        if !status.is_success()
+            && let Some(queue) = &self.queue
+        {
+            let lba = ReadWrite::decode(sqe).slba.0;
+            queue.controller.note_failure(queue.qid, sqe.cid(), status, sqe.nsid(), lba);
+        }
     }
 }
 
 /// What a command counts as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Read,
     Compare,
     Write,

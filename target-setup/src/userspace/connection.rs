@@ -136,6 +136,8 @@ pub(crate) struct Connection<S> {
     /// The beginning of a header, or of a data digest, that has not wholly arrived.
     pub(crate) carry: [u8; MAX_HEADER_BYTES],
     pub(crate) carry_bytes: usize,
+    /// The length of the last capsule that was taken whole, with its data; 1 before the first.
+    pub(crate) capsule_bytes: usize,
     /// Received and not yet looked at: the connection is paused, or moves to another reactor.
     pub(crate) leftover: Vec<u8>,
     /// Looks at nothing for now: there is no buffer for in-capsule data, or too much waits to be sent.
@@ -183,6 +185,7 @@ impl<S: Stream> Connection<S> {
             receiving: Receiving::Header,
             carry: [0; MAX_HEADER_BYTES],
             carry_bytes: 0,
+            capsule_bytes: 1,
             leftover: Vec::new(),
             paused: false,
             sending: SendQueue::default(),
@@ -239,13 +242,18 @@ impl<S: Stream> Connection<S> {
         self.queue.as_ref().map_or(1, |queue| queue.entries as usize)
     }
 
+    /// Whether the host may have one more command under way.
+    pub(crate) fn has_room(&self) -> bool {
+        !self.free_slots.is_empty() || self.slots.len() < self.max_slots()
+    }
+
     /// A place for a command; nothing when the host has filled its queue.
     pub(crate) fn take_slot(&mut self, slot: Slot) -> Option<u16> {
         if let Some(index) = self.free_slots.pop() {
             self.slots[usize::from(index)] = slot;
             return Some(index);
         }
-        if self.slots.len() >= self.max_slots() {
+        if !self.has_room() {
             return None;
         }
         self.slots.push(slot);

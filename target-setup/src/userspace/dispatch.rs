@@ -18,14 +18,14 @@ use nvferry_wire::admin::AdminOpcode;
 use nvferry_wire::fabrics::{
     CONNECT_DATA_LEN, Connect, ConnectData, ConnectResult, Disconnect, FABRICS_OPCODE, FabricsType,
 };
-use nvferry_wire::nvm::{NvmOpcode, ReadWrite};
+use nvferry_wire::nvm::NvmOpcode;
 use nvferry_wire::pdu::{FatalErrorStatus, PduLayout, TermReq};
 use nvferry_wire::{Cqe, Nsid, QueueId, SglDescriptor, Sqe, Status, StatusCode};
 use std::sync::Arc;
 use std::time::Instant;
 
 impl<S: Stream> Connection<S> {
-    /// Takes a command whose capsule brings `layout.data_bytes` of data.
+    /// Takes a command whose capsule brings `layout.data_bytes` of data; `behind` is what has come of that, and more.
     ///
     /// # Errors
     /// What to tell the host when the connection has to end.
@@ -34,6 +34,7 @@ impl<S: Stream> Connection<S> {
         core: &mut Core,
         sqe: &Sqe,
         layout: &PduLayout,
+        behind: &[u8],
         now: Instant,
     ) -> Result<Flow, TermReq> {
         let sqhd_before = self.advance_sqhd();
@@ -42,7 +43,7 @@ impl<S: Stream> Connection<S> {
             Some(admin) => match self.take_auth(core, sqe, layout, now)? {
                 Some(taken) => taken,
                 None if admin => self.take_admin(core, sqe, now),
-                None => self.take_io(core, sqe, layout, now)?,
+                None => self.take_io(core, sqe, layout, behind, now)?,
             },
         };
         match taken {
@@ -50,6 +51,7 @@ impl<S: Stream> Connection<S> {
             // The command has been answered; its data still has to pass.
             Taken::Ended if layout.data_bytes > 0 => self.expect_data(Destination::Nowhere, layout),
             Taken::Ended => {}
+            Taken::Straight => return Ok(Flow::PastData),
             Taken::Later => {
                 if let Some(queue) = &mut self.queue {
                     queue.sqhd = sqhd_before;
@@ -131,11 +133,18 @@ impl<S: Stream> Connection<S> {
     }
 
     /// A command on an I/O queue.
-    fn take_io(&mut self, core: &mut Core, sqe: &Sqe, layout: &PduLayout, now: Instant) -> Result<Taken, TermReq> {
+    fn take_io(
+        &mut self,
+        core: &mut Core,
+        sqe: &Sqe,
+        layout: &PduLayout,
+        behind: &[u8],
+        now: Instant,
+    ) -> Result<Taken, TermReq> {
         if sqe.opcode() == FABRICS_OPCODE {
             return Ok(self.take_io_fabrics(core, sqe, now));
         }
-        let (lane, work, data) = match Self::plan_io(core, sqe) {
+        let mut planned = match Self::plan_io(core, sqe) {
             Ok(planned) => planned,
             Err(status) => {
                 if let Some(lane) = core.lanes.find(sqe.nsid()).and_then(|lane| core.lanes.get(lane)) {
@@ -145,6 +154,10 @@ impl<S: Stream> Connection<S> {
                 return Ok(Taken::Ended);
             }
         };
+        if layout.data_bytes > 0 && self.write_straight(core, sqe, &mut planned, layout, behind) {
+            return Ok(Taken::Straight);
+        }
+        let (lane, work, data) = planned;
         let index = self.new_slot(sqe, work)?;
         let key = self.command_key(index);
         let slot = &mut self.slots[usize::from(index)];
@@ -407,9 +420,8 @@ impl<S: Stream> Connection<S> {
     fn fail(&mut self, core: &mut Core, sqe: &Sqe, status: Status) {
         if let Some(queue) = &self.queue {
             queue.counters.failed(kind_of(sqe), status);
-            let lba = ReadWrite::decode(sqe).slba.0;
-            queue.controller.note_failure(queue.qid, sqe.cid(), status, sqe.nsid(), lba);
         }
+        self.note_failure(sqe, status);
         self.respond(core, Cqe::new(sqe.cid(), self.sqhd(), status));
     }
 
@@ -447,6 +459,8 @@ fn kind_of(sqe: &Sqe) -> CommandKind {
 pub(super) enum Taken {
     /// Its data comes next.
     Continues,
+    /// It has been carried out and answered, with the data behind its header.
+    Straight,
     /// It has been answered, or goes on without the capsule's data.
     Ended,
     /// There is no buffer for its data now: look at it again later.

@@ -57,8 +57,8 @@ pub const TERMINATE_LINGER: Duration = Duration::from_secs(2);
 /// How long the listener rests when the system has no descriptors left.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A reactor's receive buffer, shared by its connections, in bytes.
-pub const RECEIVE_BUFFER_BYTES: usize = 256 << 10;
+/// A reactor's receive buffer, shared by its connections, in bytes: four of the largest capsules.
+pub const RECEIVE_BUFFER_BYTES: usize = (256 << 10) + 4096;
 /// How much of it is offered while a large payload is expected, so that most of that payload is not copied.
 pub const RECEIVE_AHEAD_BYTES: usize = 4 << 10;
 /// Reads of one reactor that begin before what has ended is sent, where few wait.

@@ -41,6 +41,7 @@ mod send;
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
 pub mod simulation;
+mod straight;
 mod strangers;
 mod subsystem;
 mod table;

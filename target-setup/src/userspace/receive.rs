@@ -53,6 +53,8 @@ pub(crate) enum Destination {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flow {
     Next,
+    /// The data of this PDU has been taken, too.
+    PastData,
     /// This PDU has to be looked at again later.
     Pause,
     /// Nothing more is wanted.
@@ -75,7 +77,12 @@ impl<S: Stream> Connection<S> {
         let Scratch { buffer, iovecs, .. } = scratch;
         let carried = self.carry_bytes;
         buffer[..carried].copy_from_slice(&self.carry[..carried]);
-        let ahead = if self.asked > 0 { limits::RECEIVE_AHEAD_BYTES } else { buffer.len() - carried };
+        let ahead = if self.asked > 0 {
+            limits::RECEIVE_AHEAD_BYTES
+        } else {
+            // What follows is probably like what came last: then no capsule is cut in two.
+            buffer.len() - buffer.len() % self.capsule_bytes - carried
+        };
         let Some(stream) = &mut self.stream else { return false };
 
         let mut scatter = iovecs.scatter();
@@ -244,7 +251,7 @@ impl<S: Stream> Connection<S> {
             self.carry(bytes);
             return None;
         }
-        let header = &bytes[..header_bytes];
+        let (header, behind) = bytes.split_at(header_bytes);
         core.taken.add(Path::HeaderDigests, self.rules.framing.digests.header.into());
         if let Err(error) = layout.check_header_digest(header) {
             count(&core.subsystem.faults.digest_errors);
@@ -254,8 +261,9 @@ impl<S: Stream> Connection<S> {
             Ok(pdu) => pdu,
             Err(error) => return self.refuse(core, &error, header, now),
         };
-        match self.take_pdu(core, &pdu, &layout, header, now) {
+        match self.take_pdu(core, &pdu, &layout, (header, behind), now) {
             Flow::Next => Some(header_bytes),
+            Flow::PastData => Some(layout.total_bytes() as usize),
             Flow::Pause => {
                 self.leftover = bytes.to_vec();
                 self.paused = true;
@@ -277,14 +285,22 @@ impl<S: Stream> Connection<S> {
         Flow::Stop
     }
 
-    fn take_pdu(&mut self, core: &mut Core, pdu: &Pdu, layout: &PduLayout, header: &[u8], now: Instant) -> Flow {
+    /// Takes a PDU, of which its header has come, and something behind that.
+    fn take_pdu(
+        &mut self,
+        core: &mut Core,
+        pdu: &Pdu,
+        layout: &PduLayout,
+        (header, behind): (&[u8], &[u8]),
+        now: Instant,
+    ) -> Flow {
         match (pdu, self.phase) {
             (Pdu::IcReq(request), Phase::Opening) => {
                 self.open(core, request);
                 Flow::Next
             }
             (Pdu::CapsuleCmd(capsule), Phase::Opened | Phase::Live) => {
-                match self.take_command(core, &capsule.sqe, layout, now) {
+                match self.take_command(core, &capsule.sqe, layout, behind, now) {
                     Ok(flow) => flow,
                     Err(reason) => {
                         self.terminate(core, reason, header, now);

@@ -61,6 +61,8 @@ pub struct FastPaths {
     pub success_flag: Force,
     /// Target: reads are answered in rounds.
     pub rounds: Force,
+    /// Target: writes of files in memory, whose data has come with them, are carried out from the receive buffer.
+    pub straight: Force,
     /// Data is received straight into its place.
     pub in_place: Force,
     /// Host: a receive of less than was asked for means that the socket is empty.
@@ -137,6 +139,7 @@ impl FastPaths {
                 "in_capsule" => paths.in_capsule = force,
                 "success_flag" => paths.success_flag = force,
                 "rounds" => paths.rounds = force,
+                "straight" => paths.straight = force,
                 "in_place" => paths.in_place = force,
                 "drained" => paths.drained = force,
                 "lend" => paths.lend = force,
@@ -153,7 +156,7 @@ impl FastPaths {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{ENVIRONMENT}: {0:?} means nothing: words are engine=auto|io_uring|libaio|threads, digests=none|header|data|both, and \
-     pages, inline, in_capsule, success_flag, rounds, in_place, drained, lend, spread, spin with =auto|on|off"
+     pages, inline, in_capsule, success_flag, rounds, straight, in_place, drained, lend, spread, spin with =auto|on|off"
 )]
 pub struct PathsError(String);
 
@@ -176,6 +179,8 @@ pub enum Path {
     SuccessFlag,
     /// Target: rounds that ended with reads left for the next.
     CutRounds,
+    /// Target: writes that were carried out from the receive buffer.
+    Straight,
     /// Bytes of data received straight into their place.
     PlacedBytes,
     /// Bytes of data copied from a receive buffer.
@@ -192,7 +197,7 @@ pub enum Path {
 
 impl Path {
     /// All of them, in their order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Commands,
         Self::Pages,
         Self::Inline,
@@ -201,6 +206,7 @@ impl Path {
         Self::Solicited,
         Self::SuccessFlag,
         Self::CutRounds,
+        Self::Straight,
         Self::PlacedBytes,
         Self::CopiedBytes,
         Self::EmptyReceives,
@@ -221,6 +227,7 @@ impl Path {
             Self::Solicited => "solicited",
             Self::SuccessFlag => "success_flag",
             Self::CutRounds => "cut_rounds",
+            Self::Straight => "straight",
             Self::PlacedBytes => "placed_bytes",
             Self::CopiedBytes => "copied_bytes",
             Self::EmptyReceives => "empty_receives",
@@ -295,7 +302,7 @@ mod tests {
 
     #[test]
     fn every_word_is_understood_and_nonsense_named() {
-        let text = "pages=off inline=on engine=libaio in_capsule=off success_flag=off rounds=on in_place=on drained=off \
+        let text = "pages=off inline=on engine=libaio in_capsule=off success_flag=off rounds=on straight=off in_place=on drained=off \
                     lend=off spread=on spin=on digests=both";
         let expected = FastPaths {
             pages: Force::Off,
@@ -304,6 +311,7 @@ mod tests {
             in_capsule: Force::Off,
             success_flag: Force::Off,
             rounds: Force::On,
+            straight: Force::Off,
             in_place: Force::On,
             drained: Force::Off,
             lend: Force::Off,

@@ -6,7 +6,7 @@ use crate::plan::{SECOND, StorageFaults};
 use crate::random::Random;
 use nvferry_io::file::FileIdentity;
 use nvferry_io::simulation::{Direction, Progress, Step};
-use nvferry_io::{IoBuf, IoCompletion, IoEngine, IoKind, IoRequest};
+use nvferry_io::{IoBuf, IoCompletion, IoEngine, IoFile, IoKind, IoRequest};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
@@ -303,6 +303,22 @@ impl IoEngine for SimulatedEngine {
         state.ops[index] = Some(op);
         state.started.push(index);
         Ok(())
+    }
+
+    /// As for a file in memory; it cannot fail.
+    fn write_now(&mut self, file: &IoFile, offset: u64, bytes: &[u8]) -> Option<io::Result<usize>> {
+        let state = self.handle.lock();
+        if !state.faults.at_once || file.is_direct() {
+            return None;
+        }
+        let mut disk = state.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let there = disk.files.get_mut(&file.identity())?;
+        if offset + bytes.len() as u64 > there.now.len() as u64 {
+            disk.misuse = Some(format!("a write of {} bytes at {offset}, at once", bytes.len()));
+            return Some(Err(io::Error::from_raw_os_error(EIO)));
+        }
+        there.write(offset, bytes);
+        Some(Ok(bytes.len()))
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -137,6 +137,8 @@ pub struct StorageFaults {
     pub short: u64,
     /// Operations at once.
     pub capacity: usize,
+    /// Writes whose data has come with them are carried out at once.
+    pub at_once: bool,
 }
 
 /// What goes wrong with metadata, in percent.
@@ -186,6 +188,7 @@ impl Plan {
             stalls: if calm { 0 } else { on(r, 35, 40) },
             short: on(r, 40, 300),
             capacity: r.pick(&[2, 8, 64, 1024]),
+            at_once: r.chance(50),
         };
         let metadata = MetadataFaults {
             late: if calm { 0 } else { on(r, 20, 50) },

@@ -2,6 +2,8 @@
 
 use super::harness::{OnFailure, Random, Target};
 use super::host::Way;
+use super::straight::AtOnce;
+use nvferry_io::engine::FaultControl;
 use nvferry_wire::pdu::{DataAlignment, Digests};
 use nvferry_wire::{SglDescriptor, Sqe};
 
@@ -10,7 +12,8 @@ const BLOCK: usize = 512;
 /// One conversation: writes and reads of random sizes, by all ways, over a stream that is cut at random.
 fn converse(seed: u64) {
     let mut random = Random(seed);
-    let target = Target::new();
+    let target =
+        if random.below(2) == 0 { Target::new() } else { Target::on(Box::new(AtOnce::new(&FaultControl::new(0)).0)) };
     // No multiple of the block: the last one is only partly there.
     let size = 700_000 + random.below(2 * BLOCK);
     let mut model = random.bytes(size);

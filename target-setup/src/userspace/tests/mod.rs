@@ -16,5 +16,6 @@ mod hostile;
 mod malformed;
 mod rounds;
 mod stalled;
+mod straight;
 mod strangers;
 mod time;

@@ -2,8 +2,8 @@
 //! engines do where waiting cannot happen.
 
 use super::IoRequest;
-use super::operation::{Call, Operation};
-use super::progress::Step;
+use super::operation::{Call, Operation, unit_bytes};
+use super::progress::{Direction, MAX_BYTES_PER_CALL, Progress, Step};
 use crate::file::IoFile;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -22,6 +22,19 @@ pub(crate) fn go_on(mut operation: Operation, request: &IoRequest, max_per_call:
         // SAFETY: the call is this request's, which stays borrowed, and with it its memory.
         let result = unsafe { make(&request.file, operation.call(request), 0) };
         if let Step::Finished(result) = operation.advance(request, max_per_call, result) {
+            return result;
+        }
+    }
+}
+
+/// Writes all of `bytes`, from `offset` on.
+pub(crate) fn write(file: &IoFile, offset: u64, bytes: &[u8]) -> io::Result<usize> {
+    let mut progress = Progress::new(Direction::Write, bytes.len(), unit_bytes(file), MAX_BYTES_PER_CALL);
+    loop {
+        let (done, len) = (progress.done(), progress.remaining());
+        let call = Call::Write { ptr: bytes[done..done + len].as_ptr(), len, at: offset + done as u64 };
+        // SAFETY: the call reads those bytes, which stay borrowed.
+        if let Step::Finished(result) = progress.advance(unsafe { make(file, call, 0) }) {
             return result;
         }
     }

@@ -1,6 +1,7 @@
 //! Counting what passes through an engine.
 
 use super::{IoCompletion, IoEngine, IoKind, IoRequest};
+use crate::file::IoFile;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -157,6 +158,12 @@ impl<E: IoEngine> IoEngine for Counting<E> {
         })?;
         self.note_depth();
         Ok(())
+    }
+
+    fn write_now(&mut self, file: &IoFile, offset: u64, bytes: &[u8]) -> Option<io::Result<usize>> {
+        let result = self.inner.write_now(file, offset, bytes)?;
+        self.count(IoKind::Write, &result);
+        Some(result)
     }
 
     fn flush(&mut self) -> io::Result<()> {

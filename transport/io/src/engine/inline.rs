@@ -8,6 +8,7 @@ use super::operation::Operation;
 use super::progress::{MAX_BYTES_PER_CALL, Step};
 use super::{IoCompletion, IoEngine, IoKind, IoRequest, blocking};
 use crate::fast_paths::{FastPaths, Force};
+use crate::file::IoFile;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -117,6 +118,14 @@ impl<E: IoEngine> IoEngine for InlineFirst<E> {
                 Ok(())
             }
         }
+    }
+
+    fn write_now(&mut self, file: &IoFile, offset: u64, bytes: &[u8]) -> Option<io::Result<usize>> {
+        if self.force.is_off() || !file.is_memory_backed() {
+            return None;
+        }
+        self.stats.inline += 1;
+        Some(blocking::write(file, offset, bytes))
     }
 
     fn inline_stats(&self) -> InlineStats {

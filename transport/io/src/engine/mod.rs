@@ -145,6 +145,12 @@ pub trait IoEngine: Send {
     /// The request itself, untouched.
     fn submit(&mut self, request: IoRequest) -> Result<(), IoRequest>;
 
+    /// Writes all of `bytes` to the file, from `offset` on, if this engine would do that within [`submit`](Self::submit)
+    /// anyway: without waiting for anything. Nothing has happened otherwise.
+    fn write_now(&mut self, _file: &IoFile, _offset: u64, _bytes: &[u8]) -> Option<io::Result<usize>> {
+        None
+    }
+
     /// Hands everything submitted to the kernel.
     ///
     /// # Errors
@@ -187,6 +193,10 @@ impl<E: IoEngine + ?Sized> IoEngine for Box<E> {
 
     fn submit(&mut self, request: IoRequest) -> Result<(), IoRequest> {
         (**self).submit(request)
+    }
+
+    fn write_now(&mut self, file: &IoFile, offset: u64, bytes: &[u8]) -> Option<io::Result<usize>> {
+        (**self).write_now(file, offset, bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -63,7 +63,7 @@ fn invalid() -> io::Error {
 }
 
 /// The unit in which calls on this file go on.
-fn unit_bytes(file: &IoFile) -> u32 {
+pub(super) fn unit_bytes(file: &IoFile) -> u32 {
     if file.is_direct() { file.geometry().dio_offset_align_bytes } else { 1 }
 }
 
