@@ -5,9 +5,10 @@
 //! is what they cost when they were last looked at, in `bench/instructions.json`.
 //!
 //! ```text
-//! cargo bench -p transfer-bench --bench instructions                   count, and compare with the baseline
-//! cargo bench -p transfer-bench --bench instructions -- --save         count, and store as the baseline
-//! cargo bench -p transfer-bench --bench instructions -- wire           only scenarios with this in their name
+//! BENCH='cargo bench -p transfer-bench --features instructions --bench instructions'
+//! $BENCH                   count, and compare with the baseline
+//! $BENCH -- --save         count, and store as the baseline
+//! $BENCH -- wire           only scenarios with this in their name
 //! ```
 //!
 //! Exit status 1 when a scenario costs more than the baseline and the tolerance. Where the baseline does not apply
@@ -16,6 +17,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)] // A program speaks through them.
 
 mod baseline;
+mod data_path;
 mod scenarios;
 
 use anyhow::{Context, Result, bail};

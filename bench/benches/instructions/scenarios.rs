@@ -1,5 +1,6 @@
 //! The operations whose instructions are counted. Each runs its operation as often as it is told.
 
+use crate::data_path::{self, target_commands};
 use anyhow::{Context, Result};
 use nvferry_engine::null::NullTransportFactory;
 use nvferry_engine::{Batch, Deadline, FileBufferId, Memory, Request, SegmentId, TransferEngine};
@@ -37,6 +38,17 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "engine: submit a 64 KiB request", operations: 8192, run: |n| submit(n, 65536, false) },
     Scenario { name: "engine: submit in 16 slices", operations: 1024, run: |n| submit(n, 16 << 20, false) },
     Scenario { name: "engine: submit and collect", operations: 8192, run: |n| submit(n, 65536, true) },
+    Scenario { name: "host: a 512-byte read, slice to end", operations: 2048, run: data_path::host_reads },
+    Scenario {
+        name: "target: a 512-byte read command",
+        operations: 2048,
+        run: |n| target_commands(n, NvmOpcode::Read),
+    },
+    Scenario {
+        name: "target: a 512-byte write command",
+        operations: 2048,
+        run: |n| target_commands(n, NvmOpcode::Write),
+    },
 ];
 
 const CID: CommandId = CommandId(7);
