@@ -139,7 +139,7 @@ impl IoEngine for Engine {
 
     /// Every second block begins what is done at once.
     fn write_now(&mut self, file: &IoFile, offset: u64, bytes: &[u8]) -> Option<io::Result<usize>> {
-        if offset / 512 % 2 == 0 {
+        if (offset / 512).is_multiple_of(2) {
             return None;
         }
         let state = self.storage.lock();
