@@ -12,33 +12,44 @@ use std::collections::BTreeMap;
 /// The most namespaces of which it is remembered which file they were, those included that are gone.
 const MAX_REMEMBERED: usize = 65_536;
 
-/// What the files of a segment's description are; those that do not say it are left out.
-pub(crate) type Described = Vec<(Nsid, Nguid)>;
+/// What the files of a segment's description are, where they say it.
+pub(crate) type Described = Vec<(Nsid, Option<Nguid>)>;
 
 /// Reads which files are described. What is no NGUID says nothing.
 pub(crate) fn described(files: &[FileBufferDesc]) -> Described {
     let identity = |file: &FileBufferDesc| Nguid::from_text(file.identity.as_deref()?);
-    files.iter().filter_map(|file| Some((Nsid(file.id.0), identity(file)?))).collect()
+    files.iter().map(|file| (Nsid(file.id.0), identity(file))).collect()
+}
+
+/// Which file a namespace is.
+#[derive(Debug, Default)]
+struct Known {
+    nguid: Option<Nguid>,
+    /// A description has named it, so that it may have been asked for.
+    is_described: bool,
 }
 
 /// Which file each namespace is.
 #[derive(Debug, Default)]
 pub(crate) struct Identities {
-    known: BTreeMap<Nsid, Nguid>,
+    known: BTreeMap<Nsid, Known>,
 }
 
 impl Identities {
-    /// Takes over what a description says of files of which nothing is known yet.
-    pub(crate) fn learn(&mut self, described: &[(Nsid, Nguid)]) {
+    /// Takes over what a description says of files of which nothing is known yet. What the target said of a file that was
+    /// not described then was said to nobody: the first description is what counts.
+    pub(crate) fn learn(&mut self, described: &[(Nsid, Option<Nguid>)]) {
         for &(nsid, nguid) in described {
-            self.known.entry(nsid).or_insert(nguid);
+            let known = self.known.entry(nsid).or_default();
+            let is_first = !std::mem::replace(&mut known.is_described, true);
+            known.nguid = if is_first { nguid.or(known.nguid) } else { known.nguid.or(nguid) };
         }
     }
 
     /// What a namespace was, if it says that it is something else now.
     pub(crate) fn replaced(&mut self, nsid: Nsid, nguid: Option<Nguid>) -> Option<Nguid> {
         let now = nguid?;
-        let was = *self.known.entry(nsid).or_insert(now);
+        let was = *self.known.entry(nsid).or_default().nguid.get_or_insert(now);
         (was != now).then_some(was)
     }
 
@@ -80,7 +91,7 @@ mod tests {
     #[test]
     fn p08_a_namespace_stays_what_it_was_first() {
         let mut identities = Identities::default();
-        identities.learn(&[(Nsid(1), nguid(1).unwrap())]);
+        identities.learn(&[(Nsid(1), nguid(1)), (Nsid(2), None)]);
         assert_eq!(
             check(&mut identities, &[(1, nguid(1)), (2, nguid(2)), (3, None)]),
             [(1, true), (2, true), (3, true)]
@@ -89,11 +100,29 @@ mod tests {
         assert_eq!(check(&mut identities, &[(1, nguid(2)), (2, nguid(1))]), [(1, false), (2, false)]);
         assert_eq!(check(&mut identities, &[(1, None), (3, nguid(3))]), [(1, true), (3, true)]);
         // What a later description says changes nothing, nor does it that a namespace was away.
-        identities.learn(&[(Nsid(2), nguid(9).unwrap()), (Nsid(4), nguid(4).unwrap())]);
+        identities.learn(&[(Nsid(2), nguid(9)), (Nsid(4), nguid(4))]);
         assert_eq!(
             check(&mut identities, &[(2, nguid(2)), (3, nguid(4)), (4, nguid(3))]),
             [(2, true), (3, false), (4, false)]
         );
+    }
+
+    /// Found by the simulator (seed 540): a file that was described for the first time after the target had started again
+    /// with another one there was refused for as long as the segment was open.
+    #[test]
+    fn p08_a_file_is_what_it_was_first_described_as_whatever_the_target_had_there_before() {
+        let mut identities = Identities::default();
+        identities.learn(&[(Nsid(1), nguid(1))]);
+        assert_eq!(check(&mut identities, &[(1, nguid(1)), (2, nguid(2))]), [(1, true), (2, true)]);
+        // Nobody knew of the second.
+        identities.learn(&[(Nsid(1), nguid(1)), (Nsid(2), nguid(3))]);
+        assert_eq!(check(&mut identities, &[(2, nguid(3))]), [(2, true)]);
+        identities.learn(&[(Nsid(2), nguid(2))]);
+        assert_eq!(check(&mut identities, &[(2, nguid(2))]), [(2, false)], "now it was known");
+        // One of which only the id is described is what the target says first.
+        assert_eq!(check(&mut identities, &[(3, nguid(4))]), [(3, true)]);
+        identities.learn(&[(Nsid(3), None)]);
+        assert_eq!(check(&mut identities, &[(3, nguid(5))]), [(3, false)]);
     }
 
     #[test]
@@ -114,6 +143,6 @@ mod tests {
             ..FileBufferDesc::new(nvferry_engine::FileBufferId(id), "/f", 1, 1)
         };
         let files = [(1, Some(text.as_str())), (2, None), (3, Some("no NGUID"))].map(file);
-        assert_eq!(described(&files), [(Nsid(1), nguid(7).unwrap())]);
+        assert_eq!(described(&files), [(Nsid(1), nguid(7)), (Nsid(2), None), (Nsid(3), None)]);
     }
 }
