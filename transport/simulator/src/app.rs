@@ -19,6 +19,12 @@ const APPLICATION_THREAD: usize = 7;
 const FAVOURITES: u64 = 4;
 /// What unused memory holds.
 const UNUSED: u8 = 0xEE;
+
+/// Where a file is, as descriptions say it.
+pub(crate) fn path_of(file: usize) -> String {
+    format!("/files/{file}")
+}
+
 /// A part of memory, with what is just beside it.
 fn beside(used: &Range<usize>, len: usize) -> Range<usize> {
     used.start.saturating_sub(MARGIN)..(used.end + MARGIN).min(len)
@@ -43,6 +49,8 @@ pub(crate) struct App {
     places: Vec<Place>,
     /// The open segments, by target.
     pub(crate) segments: Vec<Option<SegmentId>>,
+    /// Which namespaces their files are, as was last said when they were opened or synchronised; by target and file.
+    nsids: Vec<Vec<Option<u32>>>,
     /// Requests that it will still submit.
     pub(crate) left: u64,
     /// Requests that ended, by state's number.
@@ -111,8 +119,9 @@ impl App {
         let place = |_| Ok(Place { memory: engine.register_memory(vec![UNUSED; bytes])?, busy: None, used: 0..0 });
         let places = (0..sim.plan.slots).map(place).collect::<anyhow::Result<_>>()?;
         let segments = vec![None; sim.plan.targets];
+        let nsids = vec![(1..=sim.plan.files.len() as u32).map(Some).collect(); sim.plan.targets];
         let salt = random.next();
-        Ok(Self { engine, random, salt, places, segments, left: sim.plan.requests, ended: [0; 7] })
+        Ok(Self { engine, random, salt, places, segments, nsids, left: sim.plan.requests, ended: [0; 7] })
     }
 
     /// Whether nothing is under way and nothing is to come.
@@ -183,7 +192,9 @@ impl App {
             }
             return;
         }
+        let fickle = sim.plan.fickle;
         match self.random.below(100) {
+            0..9 if !fickle => {}
             0..2 => self.close_one(sim),
             2..6 => self.sync_one(sim),
             6..9 => self.give_up_one(sim),
@@ -263,11 +274,35 @@ impl App {
         if self.segments[target].is_none() {
             let name = sim.targets.borrow()[target].segment();
             match self.engine.open_segment_by(&name, Deadline::after(Duration::from_nanos(time))) {
-                Ok(segment) => self.segments[target] = Some(segment),
+                Ok(segment) => {
+                    self.segments[target] = Some(segment);
+                    self.learn(sim, target);
+                }
                 Err(error) => tracing::debug!(now = sim.now_ns(), %error, "open"),
             }
         }
         self.segments[target].is_some()
+    }
+
+    /// Takes a segment's files for what its description says now.
+    fn learn(&mut self, sim: &Sim, target: usize) {
+        // Where that never changes, files that are not described yet may be asked for.
+        if let Some(segment) = self.segments[target].filter(|_| sim.plan.exchanges > 0) {
+            let described = self.engine.segment_desc(segment).map(|desc| desc.file_buffers).unwrap_or_default();
+            for (in_target, nsid) in self.nsids[target].iter_mut().enumerate() {
+                let path = path_of(target * sim.plan.files.len() + in_target);
+                *nsid = described.iter().find(|file| file.path == path).map(|file| file.id.0);
+            }
+        }
+    }
+
+    /// Takes over what a target says of its files, if it can.
+    pub(crate) fn sync(&mut self, sim: &Sim, target: usize) {
+        let name = sim.targets.borrow()[target].segment();
+        match self.engine.sync_segment_cache(name.as_str()) {
+            Ok(()) => self.learn(sim, target),
+            Err(error) => tracing::debug!(now = sim.now_ns(), %error, "sync"),
+        }
     }
 
     fn close_one(&mut self, sim: &Sim) {
@@ -286,10 +321,7 @@ impl App {
     fn sync_one(&mut self, sim: &Sim) {
         let target = self.random.below(sim.plan.targets as u64) as usize;
         if self.segments[target].is_some() {
-            let name = sim.targets.borrow()[target].segment();
-            if let Err(error) = self.engine.sync_segment_cache(name.as_str()) {
-                tracing::debug!(now = sim.now_ns(), %error, "sync");
-            }
+            self.sync(sim, target);
         }
     }
 
@@ -310,7 +342,7 @@ impl App {
         let target = self.random.below(sim.plan.targets as u64) as usize;
         let Some(segment) = self.segments[target] else { return };
         let Some(place) = self.places.iter().find(|place| place.busy.is_none()) else { return };
-        let size = sim.plan.files[0];
+        let size = sim.plan.files.iter().copied().max().unwrap_or(0);
         // Far enough that a description that says more than is true does not cover it.
         let (nsid, offset) = if self.random.chance(50) { (77, 0) } else { (1, size.saturating_mul(1000)) };
         let request = Request::read(&place.memory, 0..1, segment, FileBufferId(nsid), offset);
@@ -342,6 +374,7 @@ impl App {
         let files = plan.files.len();
         let favourite = self.random.chance(plan.favourites).then(|| self.salt ^ self.random.below(FAVOURITES));
         let in_target = favourite.unwrap_or_else(|| self.random.next()) as usize % files;
+        let nsid = self.nsids[target][in_target]?;
         let (file, size) = (target * files + in_target, plan.files[in_target]);
         // Each host writes to a part of its own, if that is not empty.
         let own = plan.part_of(sim.calling.get(), in_target);
@@ -378,7 +411,7 @@ impl App {
             operation: if write { Operation::Write } else { Operation::Read },
             target,
             segment,
-            nsid: in_target as u32 + 1,
+            nsid,
             file,
             offset,
             len: len as usize,
@@ -473,12 +506,11 @@ impl App {
         (target, in_target): (usize, usize),
         timeout: u64,
     ) -> bool {
-        let Some(segment) = self.segments[target] else { return false };
+        let (Some(segment), Some(nsid)) = (self.segments[target], self.nsids[target][in_target]) else { return false };
         let (file, size) = (target * sim.plan.files.len() + in_target, sim.plan.files[in_target]);
         let mut offset = 0;
         while offset < size && !sim.has_failed() {
             let len = (size - offset).min(sim.plan.max_request_bytes) as usize;
-            let nsid = in_target as u32 + 1;
             let write = if operation == Operation::Write { sim.next_write() } else { 0 };
             let wish = Wish { operation, target, segment, nsid, file, offset, len, place: 0, at: MARGIN, write };
             self.submit_wishes(sim, &[wish], timeout);

@@ -1,5 +1,6 @@
 //! What goes wrong with machines: targets are killed, lose power, move and start again; namespaces go and come back.
 
+use crate::app::path_of;
 use crate::machines::TargetMachine;
 use crate::plan::{MS, SECOND};
 use crate::world::{Event, Sim};
@@ -102,6 +103,31 @@ impl Sim {
         });
     }
 
+    /// A host loses a connection, and mostly all others to that target with it; what it had sent arrives there later all the
+    /// same, and only then does the target hear that they have ended.
+    pub(crate) fn strand(&self, connection: usize) {
+        let stranded: Vec<_> = {
+            let random = &mut *self.random.borrow_mut();
+            let alone = random.chance(30);
+            let longest = random.pick(&[3, 20]) * SECOND;
+            let late = random.within(SECOND / 10, longest);
+            let mut net = self.net.borrow_mut();
+            let (host, target) = (net[connection].owner.0, net[connection].target);
+            let live = self.live.borrow();
+            let it = |&index: &usize| index == connection || (!alone && net[index].is_between(host, target));
+            let some: Vec<_> =
+                live.iter().copied().filter(it).map(|index| (index, late + random.size(SECOND))).collect();
+            some.into_iter().filter(|&(index, late)| net[index].strand(self.now_ns() + late)).collect()
+        };
+        tracing::debug!(now = self.now_ns(), ?stranded, "connections are stranded");
+        for (connection, late) in stranded {
+            let owner = self.net.borrow()[connection].owner;
+            self.tell(owner, connection);
+            let heard = self.random.borrow_mut().size(SECOND);
+            self.schedule(late + heard, Event::TakenForDead { connection });
+        }
+    }
+
     /// A target dies, and starts again after a while.
     fn kill(&self, target: usize) {
         if !self.targets.borrow()[target].is_up() {
@@ -160,6 +186,9 @@ impl Sim {
         tracing::debug!(now = self.now_ns(), target, "starting a target");
         // To what comes over connections of its last life it answers that it knows none of them.
         self.connections_of(target, |connection| connection.cut(Cut::Reset));
+        if !self.healed.get() {
+            machine.exchange(&self.plan, &mut self.random.borrow_mut());
+        }
         if let Err(error) = machine.start(&self.plan) {
             self.fail(format!("a target does not start: {error}"));
         }
@@ -187,7 +216,7 @@ impl Sim {
         segment.extra.insert(TRID_FIELD.into(), serde_json::Value::Object(fields));
         let offered = machine.files.iter().filter(|file| file.offered);
         let files = offered.map(|file| {
-            let path = format!("/files/{}", file.number);
+            let path = path_of(file.number);
             let desc = FileBufferDesc::new(FileBufferId(file.nsid), path, file.size, self.plan.block_bytes.into());
             FileBufferDesc { identity: machine.identity(file, &self.plan), ..desc }
         });
@@ -199,15 +228,16 @@ impl Sim {
     pub(crate) fn heal(&self) {
         self.healed.set(true);
         tracing::debug!(now = self.now_ns(), "faults are over");
-        self.net.borrow().iter().for_each(crate::net::Connection::heal);
+        self.net.borrow_mut().iter_mut().for_each(crate::net::Connection::heal);
         self.store.heal();
         let mut targets = self.targets.borrow_mut();
+        let mut again = false;
         for machine in targets.iter_mut() {
             for at in 0..machine.files.len() {
                 match machine.offer(at, true, &self.plan) {
                     Ok(true) => {}
                     // Commands of its last time are under way.
-                    Ok(false) => self.schedule(SECOND, Event::Heal),
+                    Ok(false) => again = true,
                     Err(error) => self.fail(format!("a namespace cannot be offered again: {error}")),
                 }
             }
@@ -215,6 +245,9 @@ impl Sim {
             if !machine.is_up() {
                 self.schedule(0, Event::Start { target: machine.index });
             }
+        }
+        if again {
+            self.schedule(SECOND, Event::Heal);
         }
     }
 
@@ -228,6 +261,13 @@ impl Sim {
         if times > 1 {
             let pause = self.random.borrow_mut().size(SECOND);
             self.schedule(pause, Event::Intruder { host, times: times - 1 });
+        }
+    }
+
+    /// A host's application uses the memory of what has ended for something else at once, unless it waits within a call.
+    pub(crate) fn look_at_ended(&self, host: usize) {
+        if let Some(Some(app)) = self.apps.borrow_mut().get_mut(host) {
+            app.look(self);
         }
     }
 

@@ -173,6 +173,17 @@ impl TargetMachine {
         self.target.is_some()
     }
 
+    /// While it is down, its files may get each other's namespaces.
+    pub(crate) fn exchange(&mut self, plan: &Plan, random: &mut Random) {
+        if self.life > 0 && random.chance(plan.exchanges) {
+            for at in (1..self.files.len()).rev() {
+                let with = random.below(at as u64 + 1) as usize;
+                let nsid = self.files[with].nsid;
+                self.files[with].nsid = std::mem::replace(&mut self.files[at].nsid, nsid);
+            }
+        }
+    }
+
     /// Starts it, with the files that it offers.
     ///
     /// # Errors

@@ -28,18 +28,29 @@ pub(crate) fn fill(file: usize, write: WriteId, offset: u64, into: &mut [u8]) {
     let (first, words) = into.split_at_mut(head);
     let skip = (offset % 8) as usize;
     first.copy_from_slice(&word(file, write, offset)[skip..][..head]);
-    for (at, bytes) in (offset + head as u64..).step_by(8).zip(words.chunks_mut(8)) {
-        bytes.copy_from_slice(&word(file, write, at)[..bytes.len()]);
+    let (words, last) = words.as_chunks_mut::<8>();
+    let mut at = offset + head as u64;
+    for bytes in words {
+        *bytes = word(file, write, at);
+        at += 8;
     }
+    last.copy_from_slice(&word(file, write, at)[..last.len()]);
 }
 
 fn is_from(file: usize, write: WriteId, offset: u64, bytes: &[u8]) -> bool {
     let head = head_bytes(offset, bytes.len());
     let (first, words) = bytes.split_at(head);
     let skip = (offset % 8) as usize;
-    let mut words = (offset + head as u64..).step_by(8).zip(words.chunks(8));
+    let (words, last) = words.as_chunks::<8>();
+    let mut at = offset + head as u64;
+    let mut is_next = |bytes: &[u8; 8]| {
+        let is_it = *bytes == word(file, write, at);
+        at += 8;
+        is_it
+    };
     *first == word(file, write, offset)[skip..][..head]
-        && words.all(|(at, bytes)| *bytes == word(file, write, at)[..bytes.len()])
+        && words.iter().all(&mut is_next)
+        && *last == word(file, write, at)[..last.len()]
 }
 
 #[derive(Debug, Clone)]

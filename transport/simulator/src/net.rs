@@ -11,8 +11,8 @@ use nvferry_io::{Gather, Scatter};
 use nvferry_wire::pdu::{COMMON_HEADER_LEN, PduType};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Bytes of ICReq and ICResp, which no digest covers.
 const IC_BYTES: u64 = 128;
@@ -90,38 +90,51 @@ const CONNECTED: u8 = 1;
 const REFUSED: u8 = 2;
 /// The host has closed its end.
 const CLOSED: u8 = 3;
+/// The host is told that it has ended, and the target is not yet.
+const STRANDED: u8 = 4;
 
 /// The host's end of a connection.
 #[derive(Debug)]
 pub(crate) struct HostEnd {
     stream: MemoryStream,
     state: Arc<AtomicU8>,
+    unheard: Unheard,
 }
+
+/// The host's end of a connection that it has closed after it was stranded, until the target hears of it.
+type Unheard = Arc<Mutex<Option<MemoryStream>>>;
 
 impl HostEnd {
     /// Something can be received.
     #[must_use]
     pub(crate) fn is_readable(&self) -> bool {
-        self.stream.readable()
+        self.stream.readable() || self.check().is_err()
     }
 
     /// Something can be sent.
     #[must_use]
     pub(crate) fn is_writable(&self) -> bool {
-        self.stream.writable()
+        self.stream.writable() || self.check().is_err()
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.state.load(Ordering::Relaxed) == STRANDED { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
     }
 }
 
 impl Stream for HostEnd {
     fn recv(&mut self, into: &mut Scatter<'_>) -> io::Result<usize> {
+        self.check()?;
         self.stream.recv(into)
     }
 
     fn send(&mut self, from: &Gather<'_>) -> io::Result<usize> {
+        self.check()?;
         self.stream.send(from)
     }
 
     fn send_pages(&mut self, pages: &mut Pages, more: bool) -> io::Result<usize> {
+        self.check()?;
         self.stream.send_pages(pages, more)
     }
 }
@@ -138,7 +151,12 @@ impl Socket for HostEnd {
 
 impl Drop for HostEnd {
     fn drop(&mut self) {
-        self.state.store(CLOSED, Ordering::Relaxed);
+        if self.state.swap(CLOSED, Ordering::Relaxed) == STRANDED
+            && let Ok(mut unheard) = self.unheard.lock()
+        {
+            let (nothing, _) = memory_pair(1);
+            *unheard = Some(std::mem::replace(&mut self.stream, nothing));
+        }
     }
 }
 
@@ -160,6 +178,8 @@ pub(crate) struct News {
     pub(crate) deliver: [bool; 2],
     /// It has just become silent: the kernels on both sides will take the other for dead.
     pub(crate) falls_silent: bool,
+    /// The host loses it now, and the target does not know.
+    pub(crate) is_stranded: bool,
     /// The host's poller has something to tell besides bytes that arrived: room, or the end.
     pub(crate) tells_host: bool,
 }
@@ -174,6 +194,7 @@ pub(crate) struct Connection {
     /// The target that has it, once it has been accepted.
     pub(crate) target: Option<usize>,
     state: Arc<AtomicU8>,
+    unheard: Unheard,
     /// The target's end, until it is accepted.
     target_end: Option<MemoryStream>,
     links: [MemoryLink; 2],
@@ -183,6 +204,10 @@ pub(crate) struct Connection {
     was_ended: bool,
     /// It is silent, and the kernels have begun to count.
     is_counted: bool,
+    /// After so many bytes the host loses it, and the target does not know.
+    strand_at: Option<u64>,
+    /// Nothing arrives at the target before.
+    late_until: u64,
 }
 
 impl Connection {
@@ -199,21 +224,28 @@ impl Connection {
         let links = [host.outgoing(), host.incoming()];
         links.iter().for_each(MemoryLink::hold);
         let state = Arc::new(AtomicU8::new(CONNECTING));
-        let end = HostEnd { stream: host, state: Arc::clone(&state) };
-        let connection = Self {
+        let unheard = Unheard::default();
+        let end = HostEnd { stream: host, state: Arc::clone(&state), unheard: Arc::clone(&unheard) };
+        let mut connection = Self {
             owner,
             token,
             address,
             target: None,
             state,
+            unheard,
             target_end: Some(target),
             links,
             delivering: [false; 2],
             was_writable: true,
             was_ended: false,
             is_counted: false,
+            strand_at: None,
+            late_until: 0,
         };
         if !healed {
+            connection.strand_at =
+                // Beyond what it takes to connect a queue.
+                random.chance(faults.strandings).then(|| random.within(1_300, 30_000));
             connection.plan_faults(faults, random);
         }
         (connection, end)
@@ -240,8 +272,9 @@ impl Connection {
     }
 
     /// Faults are over.
-    pub(crate) fn heal(&self) {
+    pub(crate) fn heal(&mut self) {
         self.links.iter().for_each(MemoryLink::forget_plans);
+        self.strand_at = None;
     }
 
     /// The host still has its end.
@@ -271,6 +304,36 @@ impl Connection {
         }
     }
 
+    /// Whether it is one of this host's to this target.
+    pub(crate) fn is_between(&self, host: usize, target: Option<usize>) -> bool {
+        self.owner.0 == host && self.target == target
+    }
+
+    /// The host is told that it has ended; what it has sent is still on its way to the target, until then, and what the
+    /// target sends goes nowhere. Tells whether that could be: there was such a connection.
+    pub(crate) fn strand(&mut self, late_until: u64) -> bool {
+        let stranded = self.state.compare_exchange(CONNECTED, STRANDED, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if stranded {
+            self.links[Way::ToHost as usize].cut(Cut::Silence);
+            // The kernels hear of it from each other, in the end.
+            (self.late_until, self.is_counted) = (late_until, true);
+        }
+        stranded
+    }
+
+    /// The kernels take each other for dead.
+    pub(crate) fn is_taken_for_dead(&self) {
+        self.cut(Cut::Reset);
+        if let Ok(mut unheard) = self.unheard.lock() {
+            *unheard = None;
+        }
+    }
+
+    /// When what is on this way now may arrive at the earliest.
+    pub(crate) fn late_until(&self, way: Way) -> u64 {
+        if way == Way::ToTarget { self.late_until } else { 0 }
+    }
+
     /// Looks at what has happened to it since this was last asked.
     pub(crate) fn look(&mut self) -> News {
         let [out, back] = self.links[0].states();
@@ -287,7 +350,9 @@ impl Connection {
         let (writable, ended) = (out.can_send, is_quiet(&back));
         let news = (writable && !self.was_writable) || (ended && !self.was_ended);
         (self.was_writable, self.was_ended) = (writable, ended);
+        let is_stranded = self.strand_at.take_if(|at| self.links[0].sent_bytes() >= *at).is_some();
         News {
+            is_stranded,
             is_over: !is_open && self.target_end.is_none() && is_quiet(&out) && is_quiet(&back),
             deliver,
             falls_silent,
@@ -310,13 +375,13 @@ impl Connection {
     /// What the host's poller tells.
     pub(crate) fn event(&self) -> Event {
         let [out, back] = self.links[0].states();
-        let refused = self.state.load(Ordering::Relaxed) == REFUSED;
+        let gone = matches!(self.state.load(Ordering::Relaxed), REFUSED | STRANDED);
         Event {
             token: self.token,
-            readable: back.can_recv || refused,
-            writable: out.can_send || refused,
-            closed: refused,
-            ending: (back.ended && back.held_bytes == 0) || refused,
+            readable: back.can_recv || gone,
+            writable: out.can_send || gone,
+            closed: gone,
+            ending: (back.ended && back.held_bytes == 0) || gone,
         }
     }
 }

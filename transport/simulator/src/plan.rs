@@ -53,6 +53,8 @@ pub struct Plan {
     pub favourites: u64,
     /// Of 100 acts of an application, those that submit a little and wait for it, several times in succession.
     pub successions: u64,
+    /// Applications close segments, and give up requests.
+    pub fickle: bool,
     /// When faults end.
     pub heal_at: u64,
     /// How often a host other than ours comes.
@@ -71,6 +73,8 @@ pub struct Plan {
     pub power_loss: bool,
     /// Of 1000 moments, those in which connections of a target end: one, or all.
     pub outages: u64,
+    /// Of 100 starts of a target, those in which its files have got each other's namespaces.
+    pub exchanges: u64,
     /// Of 1000 moments, those in which a namespace goes (and comes back).
     pub namespaces: u64,
     /// Of 100 looks at the metadata, those that go wrong, in each of the ways that are on.
@@ -120,6 +124,8 @@ pub struct WireFaults {
     pub refusals: u64,
     /// Of 1000 deliveries, those that take long.
     pub stalls: u64,
+    /// Lost by the host while what it has sent is still on its way, and arrives later.
+    pub strandings: u64,
     /// Bytes that one direction holds.
     pub capacity: usize,
 }
@@ -180,6 +186,7 @@ impl Plan {
             header_flips: if calm || !digests { 0 } else { on(r, 20, 20) },
             refusals: if calm { 0 } else { on(r, 20, 50) },
             stalls: if calm { 0 } else { on(r, 35, 12) },
+            strandings: 0,
             capacity: r.pick(&[4 << 10, 64 << 10, 256 << 10]) * if small { 1 } else { 4 },
         };
         let storage = StorageFaults {
@@ -222,6 +229,7 @@ impl Plan {
             max_deadline: r.pick(&[100 * MS, 3 * SECOND, 30 * SECOND]),
             favourites: on(r, 40, 80),
             successions: on(r, 30, 20),
+            fickle: true,
             heal_at: r.pick(&[MS * 50, SECOND, 10 * SECOND, 40 * SECOND]),
             proof: r.pick(&[Proof::None, Proof::None, Proof::None, Proof::Hosts, Proof::Both]),
             stranger: if flips { 0 } else { on(r, 30, 10) },
@@ -231,6 +239,7 @@ impl Plan {
             kills: if calm { 0 } else { on(r, 30, 60) },
             power_loss: r.chance(40),
             outages: if calm { 0 } else { on(r, 20, 20) },
+            exchanges: 0,
             namespaces: if calm { 0 } else { on(r, 25, 80) },
             metadata,
             slow_threads: on(r, 30, 20),
@@ -246,6 +255,9 @@ impl Plan {
             20..30 => plan.edges(r),
             30..32 => plan.long_requests(r),
             32..38 => plan.flushes(r),
+            38..46 => plan.slow_writes(r),
+            46..54 => plan.late_writes(r),
+            54..62 => plan.exchanged_files(r),
             _ => {}
         }
         plan
@@ -271,6 +283,9 @@ impl Plan {
             self.max_request_bytes = 3000;
             self.queue_depth = 128;
             (self.slots, self.requests) = (r.within(8, 16) as usize, r.within(100, 300));
+            // They outlive their connections.
+            (self.min_deadline, self.max_deadline) = (2 * SECOND, 30 * SECOND);
+            self.storage.stalls = 0;
         }
     }
 
@@ -289,6 +304,49 @@ impl Plan {
         if r.chance(70) {
             (self.min_deadline, self.max_deadline) = (250 * SECOND, 300 * SECOND);
         }
+    }
+
+    /// Hosts lose connections on which writes are still on their way, and then the same places are written again.
+    fn late_writes(&mut self, r: &mut Random) {
+        self.stranger = 0;
+        self.files.iter_mut().for_each(|size| *size = (*size).min(60_000));
+        self.max_request_bytes = self.max_request_bytes.min(20_000);
+        self.storage.stalls = 0;
+        self.wire = WireFaults {
+            latency: r.pick(&[200 * US, 2 * MS, 30 * MS]),
+            capacity: r.pick(&[4 << 10, 64 << 10]),
+            strandings: r.within(30, 90),
+            ..WireFaults::default()
+        };
+        (self.kills, self.namespaces, self.outages, self.stops) = (0, 0, 0, 0);
+        self.kato = r.pick(&[3, 15]) * SECOND;
+        self.favourites = r.within(50, 95);
+        (self.slots, self.requests) = (r.within(2, 8) as usize, r.within(60, 200));
+        // What has ended in doubt may come whenever it likes.
+        self.fickle = false;
+        (self.min_deadline, self.max_deadline) = (250 * SECOND, 300 * SECOND);
+        self.heal_at = 40 * SECOND;
+    }
+
+    /// Targets start again with their files in another order, most of them of one size.
+    fn exchanged_files(&mut self, r: &mut Random) {
+        self.stranger = 0;
+        let one_size = r.chance(70).then(|| self.files[0]);
+        self.files.resize(r.within(2, 3) as usize, self.files[0]);
+        self.files.iter_mut().for_each(|size| *size = one_size.unwrap_or(*size).min(60_000));
+        let largest = self.files.iter().copied().max().unwrap_or(1);
+        self.max_request_bytes = self.max_request_bytes.min(largest);
+        self.exchanges = r.within(30, 90);
+        self.kills = r.within(50, 300);
+        self.stops = r.pick(&[0, 0, 20]);
+        self.storage.stalls = 0;
+        self.wire.stalls = 0;
+        (self.slots, self.requests) = (r.within(2, 8) as usize, r.within(40, 120));
+        if r.chance(70) {
+            // They outlive their target.
+            (self.min_deadline, self.max_deadline) = (8 * SECOND, 30 * SECOND);
+        }
+        self.heal_at = r.pick(&[SECOND, 10 * SECOND, 40 * SECOND]);
     }
 
     /// Many small writes to few blocks, through a queue with room for one command, to a target that loses power.
@@ -316,6 +374,30 @@ impl Plan {
         self.storage = StorageFaults { stalls: 0, ..self.storage };
         (self.kills, self.power_loss) = (r.within(50, 400), true);
         self.heal_at = r.pick(&[SECOND, 10 * SECOND, 40 * SECOND]);
+    }
+
+    /// Long writes over slow links, with less time than they need: they end while their data is being sent, and other
+    /// commands' data is behind it.
+    fn slow_writes(&mut self, r: &mut Random) {
+        (self.hosts, self.workers, self.stranger) = (1, 1, 0);
+        // The target would find out by itself that other bytes came than were to be sent.
+        self.digests = Digests { header: self.digests.header, data: false };
+        self.files.iter_mut().for_each(|size| *size = 40_000 + *size % 60_000);
+        self.max_request_bytes = self.files.iter().copied().max().unwrap_or(1);
+        self.queue_depth = 32;
+        (self.slots, self.requests) = (r.within(4, 8) as usize, r.within(30, 80));
+        (self.min_deadline, self.max_deadline) = (5 * MS, SECOND);
+        self.storage = StorageFaults { stalls: 0, ..self.storage };
+        self.wire = WireFaults {
+            latency: r.pick(&[2 * MS, 30 * MS]),
+            capacity: r.pick(&[4 << 10, 16 << 10]),
+            chunk_bytes: r.pick(&[0, 9_000]),
+            stalls: r.within(0, 40),
+            ..WireFaults::default()
+        };
+        (self.kills, self.outages, self.namespaces, self.stops) = (0, 0, 0, 0);
+        self.metadata = MetadataFaults::default();
+        self.heal_at = r.pick(&[SECOND, 10 * SECOND]);
     }
 
     /// Requests that are longer than what a command can move.

@@ -60,7 +60,8 @@ pub fn run(seed: u64) -> anyhow::Result<Outcome> {
     build(&sim)?;
     let ended = live(&sim);
     // Engines end within the world.
-    sim.apps.borrow_mut().clear();
+    let apps = sim.apps.take();
+    drop(apps);
     drop(leave);
     let failure = sim.failure.borrow().clone();
     Ok(Outcome { seed, trace: sim.trace(), events: sim.events(), ended, failure })
@@ -179,9 +180,7 @@ fn read_back(sim: &Sim, app: &mut App) {
         for file in 0..sim.plan.files.len() {
             loop {
                 if app.open(sim, target, 10 * SECOND) {
-                    if let Err(error) = app.engine.sync_segment_cache(None) {
-                        tracing::debug!(now = sim.now_ns(), %error, "sync at the end");
-                    }
+                    app.sync(sim, target);
                     if app.all_of(sim, Operation::Read, (target, file), 30 * SECOND) {
                         break;
                     }

@@ -11,7 +11,6 @@ use crate::net::{Connection, HostEnd, Way, latency};
 use crate::plan::{MS, Plan, SECOND, US};
 use crate::random::{Random, mix};
 use nvferry_io::simulation::{SimulatedFile, Socket, World};
-use nvferry_io::stream::Cut;
 use nvferry_nvmeof::simulation::{Next, take_started};
 use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
@@ -281,6 +280,10 @@ impl Sim {
             Event::Connect { connection } => self.connect_now(connection),
             Event::Deliver { connection, to_target } => {
                 let way = if to_target { Way::ToTarget } else { Way::ToHost };
+                let late_until = self.net.borrow()[connection].late_until(way);
+                if late_until > self.now.get() {
+                    return self.schedule(late_until - self.now.get(), event);
+                }
                 let (arrived, owner) = {
                     let connection = &mut self.net.borrow_mut()[connection];
                     (
@@ -292,7 +295,7 @@ impl Sim {
                     self.tell(owner, connection);
                 }
             }
-            Event::TakenForDead { connection } => self.net.borrow()[connection].cut(Cut::Reset),
+            Event::TakenForDead { connection } => self.net.borrow()[connection].is_taken_for_dead(),
             Event::Storage { target, life, reactor, operation } => self.storage(target, life, reactor, operation),
             Event::Start { target } => self.start_target(target),
             Event::Stop { target } => self.stop(target, crate::run::DRAIN),
@@ -315,7 +318,7 @@ impl Sim {
     }
 
     /// A part's poller has something to tell of a connection.
-    fn tell(&self, owner: (usize, usize), connection: usize) {
+    pub(crate) fn tell(&self, owner: (usize, usize), connection: usize) {
         if let Some(part) = self.hosts.borrow_mut()[owner.0].parts.get_mut(owner.1)
             && !part.news.contains(&connection)
         {
@@ -335,7 +338,7 @@ impl Sim {
                 parts.push(HostPart::new(part));
             }
         }
-        let mut told = Vec::new();
+        let (mut told, mut stranded) = (Vec::new(), None);
         let mut live = self.live.borrow_mut();
         let mut net = self.net.borrow_mut();
         live.retain(|&index| {
@@ -348,12 +351,16 @@ impl Sim {
                 let after = self.random.borrow_mut().within(DEAD_AFTER / 2, DEAD_AFTER);
                 self.schedule(after, Event::TakenForDead { connection: index });
             }
+            if news.is_stranded {
+                stranded = Some(index);
+            }
             if news.tells_host {
                 told.push((net[index].owner, index));
             }
             !news.is_over
         });
         drop((live, net));
+        stranded.into_iter().for_each(|connection| self.strand(connection));
         told.into_iter().for_each(|(owner, connection)| self.tell(owner, connection));
         let mut awake = Vec::new();
         for (host, machine) in self.hosts.borrow().iter().enumerate() {
@@ -431,6 +438,7 @@ impl Sim {
                     news.iter().map(|&index| &net[index]).filter(|it| it.is_open()).map(Connection::event).collect()
                 };
                 let next = self.hosts.borrow_mut()[host].parts[part].turn(now, &events);
+                self.look_at_ended(host);
                 match next {
                     Next::Now => self.plan_turn(actor, self.now.get() + US),
                     Next::By(Some(at)) => {
