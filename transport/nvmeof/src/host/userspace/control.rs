@@ -3,6 +3,7 @@
 //! It makes and keeps up the [sessions](super::session), hands workers what they need to connect their I/O queues, and
 //! hears from them when those break. When nothing is due it sleeps.
 
+use super::left_behind::LeftBehind;
 use super::link::LinkError;
 use super::session::Session;
 use crate::attachment::{Attachment, AttachmentId, Latch};
@@ -96,7 +97,14 @@ impl Control {
         let handle = ControlHandle { inbox: Arc::default(), waker };
         let inbox = Arc::clone(&handle.inbox);
         let events = Events::with_capacity(64);
-        let loop_ = ControlLoop { inbox, poller, sleeper, events, sessions: BTreeMap::new() };
+        let loop_ = ControlLoop {
+            inbox,
+            poller,
+            sleeper,
+            events,
+            sessions: BTreeMap::new(),
+            left_behind: LeftBehind::default(),
+        };
         #[cfg(feature = "simulation")]
         let Some(loop_) = crate::simulation::adopt_control(loop_) else {
             return Ok(Self { handle, thread: Mutex::default() });
@@ -133,6 +141,7 @@ pub(crate) struct ControlLoop {
     sleeper: Sleeper,
     events: Events,
     sessions: BTreeMap<AttachmentId, Session>,
+    left_behind: LeftBehind,
 }
 
 impl ControlLoop {
@@ -164,7 +173,14 @@ impl ControlLoop {
         for session in self.sessions.values_mut() {
             session.tick(&self.poller, now);
         }
-        self.sessions.retain(|_, session| !session.is_over());
+        let left_behind = &mut self.left_behind;
+        self.sessions.retain(|_, session| {
+            let is_over = session.is_over();
+            if is_over {
+                session.leave(left_behind, now);
+            }
+            !is_over
+        });
         true
     }
 
@@ -177,7 +193,9 @@ impl ControlLoop {
         match message {
             ControlMessage::Attach { attachment, destination, described, settings, pool, reply } => {
                 let id = attachment.id;
-                let session = Session::new(attachment, destination, &described, settings, pool, reply, now);
+                let left = self.left_behind.of(&destination, now);
+                let mut session = Session::new(attachment, destination, &described, settings, pool, reply, now);
+                session.wait_for(left);
                 self.sessions.insert(id, session);
             }
             ControlMessage::Update { id, destination, described, reply } => match self.sessions.get_mut(&id) {

@@ -8,12 +8,13 @@
 //!
 //! What drives them over real sockets, besides the [workers](crate::worker):
 //! - [`control`]: the thread that runs all admin queues; [`session`]: one target, kept up;
-//!   [`reconnect`]: when its I/O queues are made again.
+//!   [`reconnect`]: when its I/O queues are made again; [`left_behind`]: what the next one has to wait for.
 
 mod auth;
 mod connect;
 pub(crate) mod control;
 pub mod controller;
+mod left_behind;
 pub(crate) mod link;
 pub mod queue_pair;
 mod reconnect;

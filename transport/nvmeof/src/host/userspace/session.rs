@@ -5,6 +5,7 @@
 
 use super::control::{Destination, Reply};
 use super::controller::{Association, Controller, ControllerEvent, queue_params};
+use super::left_behind::LeftBehind;
 use super::link::LinkError;
 use super::queue_pair::backoff;
 use super::reconnect::Reconnect;
@@ -25,8 +26,10 @@ use std::time::{Duration, Instant};
 /// Rounds of receiving, acting and sending before the other targets have their turn.
 const ROUNDS_PER_TURN: usize = 32;
 
-/// Between two looks whether the controller of the last association is still there.
-const FENCE_PACE: Duration = Duration::from_millis(50);
+/// Between the first two looks whether the controller of a former association is still there. It doubles.
+const FENCE_PACE: Duration = Duration::from_millis(1);
+/// Up to this.
+const FENCE_MAX_PACE: Duration = Duration::from_millis(64);
 /// Beyond the keep-alive timeout: the time that a target has to end a controller.
 const FENCE_GRACE: Duration = Duration::from_secs(2);
 
@@ -41,12 +44,13 @@ struct ScanWaiter {
     reply: Reply,
 }
 
-/// Why I/O queues are not connected yet: what was sent to the controller of the last association may still be carried out,
+/// Why I/O queues are not connected yet: what was sent to the controller of a former association may still be carried out,
 /// after what is sent now. It cannot any more once the subsystem does not list that controller.
 #[derive(Debug)]
 struct Fence {
     /// When to look again; nothing while an answer is awaited.
     look_at: Option<Instant>,
+    pace: Duration,
     /// By then the target has ended any controller whose host is silent.
     until: Instant,
     /// It has been said that requests wait for this.
@@ -74,8 +78,8 @@ pub(super) struct Session {
     controller: Controller,
     socket: HostSocket,
     association: Option<Association>,
-    /// The controller that had I/O queues last, unless it is known to be gone.
-    last_controller: Option<ControllerId>,
+    /// Controllers of former associations that had I/O queues, but those that are known to be gone: the last is looked for.
+    former: Vec<ControllerId>,
     fence: Option<Fence>,
     identities: Identities,
     /// The next list of namespaces is the first of its association.
@@ -111,7 +115,7 @@ impl Session {
             controller,
             socket: HostSocket::default(),
             association: None,
-            last_controller: None,
+            former: Vec::new(),
             fence: None,
             identities,
             first_scan: true,
@@ -126,6 +130,16 @@ impl Session {
 
     pub(super) fn is_over(&self) -> bool {
         matches!(self.life, Life::Over)
+    }
+
+    /// Controllers that were left behind at its target by others.
+    pub(super) fn wait_for(&mut self, controllers: Vec<ControllerId>) {
+        self.former = controllers;
+    }
+
+    /// It is over: what it leaves behind.
+    pub(super) fn leave(&self, left_behind: &mut LeftBehind, now: Instant) {
+        left_behind.add(&self.destination, &self.former, now + self.settings.kato + FENCE_GRACE, now);
     }
 
     pub(super) fn next_timer(&self) -> Option<Instant> {
@@ -153,10 +167,10 @@ impl Session {
         }
         if let Some(fence) = &mut self.fence
             && fence.look_at.is_some_and(|at| at <= now)
-            && let Some(last) = self.last_controller
+            && let Some(&former) = self.former.last()
         {
             fence.look_at = None;
-            self.controller.look_for(last, now);
+            self.controller.look_for(former, now);
         }
         if let Err(error) = self.controller.tick(now) {
             self.lost(&error, now);
@@ -208,7 +222,7 @@ impl Session {
                 match event {
                     ControllerEvent::Ready(association) => self.associated(association, now),
                     ControllerEvent::Namespaces { namespaces, ticket } => self.scanned(namespaces, ticket, now),
-                    ControllerEvent::Listed(is_there) => self.last_controller_listed(is_there, now),
+                    ControllerEvent::Listed(is_there) => self.former_controller_listed(is_there, now),
                     ControllerEvent::ShutDown => self.end(),
                 }
             }
@@ -243,41 +257,48 @@ impl Session {
         });
         self.attachment.set_state(ConnectionState::Connected);
         // A target that gives this one its id has nothing of the last one any more.
-        self.last_controller = self.last_controller.filter(|last| *last != association.cntlid);
-        if let Some(last) = self.last_controller {
-            self.controller.look_for(last, now);
-            self.fence = Some(Fence { look_at: None, until: now + self.settings.kato + FENCE_GRACE, was_told: false });
+        self.former.retain(|former| *former != association.cntlid);
+        if let Some(&former) = self.former.last() {
+            self.controller.look_for(former, now);
+            let until = now + self.settings.kato + FENCE_GRACE;
+            self.fence = Some(Fence { look_at: None, pace: FENCE_PACE, until, was_told: false });
         }
         self.association = Some(association);
         self.queues.iter_mut().for_each(Reconnect::forget);
     }
 
-    /// The target says whether it still has the controller of the last association.
-    fn last_controller_listed(&mut self, is_there: Option<bool>, now: Instant) {
+    /// The target says whether it still has the controller that was looked for.
+    fn former_controller_listed(&mut self, is_there: Option<bool>, now: Instant) {
         let Some(fence) = &mut self.fence else { return };
+        let (peer, cntlid) = (&self.attachment.target, self.former.last().map(|former| former.0));
         if is_there == Some(true) && now < fence.until {
-            fence.look_at = Some(now + FENCE_PACE);
-            if !std::mem::replace(&mut fence.was_told, true) {
-                let (last, at_most_ms) =
-                    (self.last_controller.map(|last| last.0), (fence.until - now).as_millis() as u64);
+            fence.look_at = Some(now + fence.pace);
+            fence.pace = (fence.pace * 2).min(FENCE_MAX_PACE);
+            if fence.pace == FENCE_MAX_PACE && !std::mem::replace(&mut fence.was_told, true) {
+                let at_most_ms = (fence.until - now).as_millis() as u64;
                 tracing::info!(
-                    target: "nvferry::host", peer = %self.attachment.target, last, at_most_ms,
+                    target: "nvferry::host", %peer, last = cntlid, at_most_ms,
                     "requests wait until the target has given up the connection that was lost"
                 );
             }
             return;
         }
-        let (peer, last) = (&self.attachment.target, self.last_controller.map(|last| last.0));
+        self.former.pop();
         match is_there {
             Some(false) => {}
             Some(true) => tracing::warn!(
-                target: "nvferry::host", %peer, last, "the target still lists the controller that was lost; going on without it"
+                target: "nvferry::host", %peer, last = cntlid, "the target still lists the controller that was lost; going on without it"
             ),
             None => {
-                tracing::debug!(target: "nvferry::host", %peer, last, "the target does not tell which controllers it has")
+                tracing::debug!(target: "nvferry::host", %peer, last = cntlid, "the target does not tell which controllers it has");
+                self.former.clear();
             }
         }
-        (self.fence, self.last_controller) = (None, None);
+        if let Some(&former) = self.former.last() {
+            self.controller.look_for(former, now);
+            return;
+        }
+        self.fence = None;
         self.connect_wanted();
     }
 
@@ -346,7 +367,7 @@ impl Session {
         if let Some(association) = &association
             && self.fence.take().is_none()
         {
-            self.last_controller = Some(association.cntlid);
+            self.former.push(association.cntlid);
         }
         let was_associated = association.is_some();
         if was_associated || matches!(self.life, Life::Attached) {
@@ -400,7 +421,7 @@ impl Session {
             self.destination = destination;
             self.lost(&LinkError::GivenUp("the target moved".into()), now);
             // Another target knows nothing of it.
-            self.last_controller = None;
+            self.former.clear();
             self.controller = Controller::new(self.settings.clone(), subnqn, self.queues.len() as u32, now);
             self.failures = 0;
             self.retry_at = Some(now);
@@ -496,7 +517,11 @@ impl Session {
         if let Life::Closing { done, .. } = std::mem::replace(&mut self.life, Life::Over) {
             self.controller.lost(&LinkError::GivenUp("the target was let go of".into()), None);
             self.socket.close();
-            self.association = None;
+            if let Some(association) = self.association.take()
+                && self.fence.is_none()
+            {
+                self.former.push(association.cntlid);
+            }
             self.attachment.set_state(ConnectionState::Closed);
             let (peer, host) = (&self.attachment.target, &self.settings.host_nqn);
             tracing::info!(target: "nvferry::host", %peer, %host, reason = "the segment was let go of", "disconnected");
