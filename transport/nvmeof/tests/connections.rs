@@ -175,6 +175,30 @@ fn p08_a_write_that_was_stuck_on_its_way_undoes_nothing_that_came_later() {
     assert!(host.read(FILE, 0, 4096).unwrap() == [0xBB; 4096]);
 }
 
+/// The same, but that the host lets go of the target, and attaches to it again.
+#[test]
+fn p08_a_write_that_was_stuck_on_its_way_undoes_nothing_that_came_after_attaching_anew() {
+    let dir = temp_dir();
+    let path = make_file(dir.path(), "file", &[0; 1 << 20]);
+    let (target, mut segment) = target(&path, UserspaceOptions::default());
+    let proxy = Proxy::to(target.address().socket_addr());
+    redirect(&mut segment, proxy.address);
+    let host = Host::attach(NvmeofOptions::new().workers(1).keep_alive(Duration::from_secs(2)), &segment);
+    host.read(FILE, 0, 4096).unwrap();
+    (0..2).for_each(|connection| proxy.freeze_connection(connection));
+    let memory = RegisteredMemory::from(vec![0xAA; 4096]);
+    let old = host.start(&Transfer::write(FILE, 0), &memory, 0..4096);
+    eventually("the write is on its way", || proxy.held() > 0);
+    host.segment.close(Instant::now());
+    assert_eq!(host.ends.wait(old).unwrap_err().state, TransferState::Canceled);
+    let host = Host::with(host.transport, &segment);
+    host.write(FILE, 0, &[0xBB; 4096]).unwrap();
+    proxy.thaw();
+    eventually("the old connections have ended", || proxy.held() == 0 && target.status().connections == 2);
+    assert!(std::fs::read(&path).unwrap()[..4096] == [0xBB; 4096]);
+    assert!(host.read(FILE, 0, 4096).unwrap() == [0xBB; 4096]);
+}
+
 /// What is under way is waited for only as long as its target is there.
 #[test]
 fn p01_closing_does_not_wait_for_a_target_that_is_gone() {

@@ -23,7 +23,9 @@ impl LeftBehind {
         until: Instant,
         now: Instant,
     ) {
-        self.controllers.retain(|&(_, _, until)| until > now);
+        // What it was waiting for itself is there already.
+        let anew = |of: &Destination, id| of == destination && controllers.contains(&id);
+        self.controllers.retain(|(of, id, until)| *until > now && !anew(of, *id));
         self.controllers.extend(controllers.iter().map(|&id| (destination.clone(), id, until)));
         let beyond = self.controllers.len().saturating_sub(MAX_REMEMBERED);
         self.controllers.drain(..beyond);
@@ -56,7 +58,10 @@ mod tests {
         assert_eq!(left.of(&at(1), later(1)), [ControllerId(3), ControllerId(4)]);
         assert_eq!(left.of(&at(2), later(17)), [ControllerId(5)]);
         assert!(left.of(&at(1), later(17)).is_empty() && left.of(&at(3), now).is_empty());
-        left.add(&at(3), &[ControllerId(1); MAX_REMEMBERED], later(40), later(17));
+        left.add(&at(2), &left.of(&at(2), later(2)), later(19), later(2));
+        assert_eq!(left.of(&at(2), later(18)), [ControllerId(5)], "waited for by the next one, too, which has ended");
+        let many: Vec<_> = (0..MAX_REMEMBERED).map(|id| ControllerId(id as u16)).collect();
+        left.add(&at(3), &many, later(40), later(17));
         assert!(left.of(&at(2), later(17)).is_empty(), "the oldest is forgotten");
         assert_eq!(left.controllers.len(), MAX_REMEMBERED);
     }
