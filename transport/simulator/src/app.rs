@@ -221,9 +221,10 @@ impl App {
             }
             let Some(mut wish) = self.wish(sim, target, &[]) else { break };
             wish.len = wish.len.min(6000);
-            let since = sim.now_ns();
             self.submit_wishes(sim, &[wish], time);
             let Some(busy) = self.places[wish.place].busy.clone() else { break };
+            // Submitting may have taken its time, where metadata is late.
+            let since = sim.now_ns();
             let is_patient = sim.healed.get() || self.random.chance(80);
             let patience = if is_patient { time + SECOND } else { self.random.size(time) };
             let end = busy.batch.wait(Deadline::after(Duration::from_nanos(patience)));
