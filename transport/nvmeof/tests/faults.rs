@@ -316,8 +316,9 @@ fn p07_one_file_of_eight_stalls_and_the_seven_keep_their_speed() {
                 std::thread::yield_now();
             }
         });
-        stalled.iter().for_each(|&request| host.ends.wait(request).unwrap());
+        let ends: Vec<_> = stalled.iter().map(|&request| host.ends.wait(request)).collect();
         releasing.store(false, Ordering::Relaxed);
+        ends.into_iter().for_each(Result::unwrap);
     });
 }
 
