@@ -144,9 +144,9 @@ pub(crate) struct RunArgs {
     /// How the initiator is realised
     #[arg(long, alias = "host-driver", value_enum, default_value_t = HostDriver::Userspace, help_heading = "Initiator")]
     pub(crate) host_driver: HostDriver,
-    /// Checksums on the wire
-    #[arg(long, value_enum, default_value_t = Digests::None, help_heading = "Initiator")]
-    pub(crate) digests: Digests,
+    /// Checksums on the wire [default: none]
+    #[arg(long, value_enum, help_heading = "Initiator")]
+    pub(crate) digests: Option<Digests>,
     /// Worker threads, one queue pair each [default: 8, never more than useful on this machine]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=64), value_name = "N", help_heading = "Initiator")]
     pub(crate) workers: Option<u32>,

@@ -255,7 +255,7 @@ pub(crate) fn json(outcome: &Outcome, workload: &Workload, args: &RunArgs, segme
             "host_driver": word(args.host_driver),
             "target_driver": word(args.target_driver),
             "direct": args.direct.map(word),
-            "digests": word(args.digests),
+            "digests": args.digests.map(word),
             "workers": args.workers,
             "spin_us": args.spin_us,
         },

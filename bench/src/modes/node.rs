@@ -104,8 +104,10 @@ fn transport_text(args: &RunArgs, offers: Offers) -> String {
     }
     words.push(format!("host_driver={}", word(args.host_driver)));
     let on_off = |on: bool| if on { "on" } else { "off" };
-    words.push(format!("hdgst={}", on_off(matches!(args.digests, Digests::Header | Digests::Both))));
-    words.push(format!("ddgst={}", on_off(matches!(args.digests, Digests::Data | Digests::Both))));
+    if let Some(digests) = args.digests {
+        words.push(format!("hdgst={}", on_off(matches!(digests, Digests::Header | Digests::Both))));
+        words.push(format!("ddgst={}", on_off(matches!(digests, Digests::Data | Digests::Both))));
+    }
     words.extend(args.workers.map(|workers| format!("workers={workers}")));
     words.extend(args.spin_us.map(|us| format!("spin_us={us}")));
     words.extend(args.direct.map(|direct| format!("direct={}", on_off(direct == Switch::On))));
