@@ -9,7 +9,9 @@ use common::{PATIENCE, Running, buffered, make_file, pattern, spec};
 use nvferry_io::engine::{Fault, FaultControl, FaultRule, Faulty, ThreadsConfig, ThreadsEngine};
 use nvferry_target::{TargetDriver, TargetError, TargetSpec, UserspaceOptions, UserspaceTarget};
 use nvferry_wire::pdu::Pdu;
-use nvferry_wire::{Nsid, SglDescriptor, StatusCode};
+use nvferry_wire::{CommandId, Nsid, SglDescriptor, StatusCode};
+use std::collections::HashSet;
+use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -64,7 +66,7 @@ fn stopping_lets_commands_under_way_end_and_takes_no_new_ones() {
     stop.join().unwrap().unwrap();
     assert_eq!(std::fs::read(running.dir.path().join("one")).unwrap()[4096..], data);
 
-    let refused = std::net::TcpStream::connect(running.target.address().socket_addr());
+    let refused = TcpStream::connect(running.target.address().socket_addr());
     assert!(refused.is_err(), "nobody listens any more");
     let path = running.dir.path().join("one");
     assert!(matches!(running.target.add_namespace(buffered(2, path, 512)), Err(TargetError::Stopped)));
@@ -90,6 +92,44 @@ fn stopping_ends_at_its_deadline_whatever_hangs() {
     faults.release_stalled();
 }
 
+/// What storage has in hand when a connection ends is carried out late, but never over what came after it.
+#[test]
+fn p08_a_write_whose_connection_has_ended_undoes_nothing_that_came_later() {
+    let (faults, options) = faulty();
+    let running = Running::start(MIB, options);
+    let write = |io: &mut Host<TcpStream>, slba: u64, byte: u8| {
+        let mut sqe = io.write_sqe(1, slba, 8);
+        sqe.set_sgl(SglDescriptor::InCapsule { offset: 0, length: 4096 });
+        io.send_command(&sqe, &[byte; 4096]);
+        sqe.cid()
+    };
+    let (_admin, mut io) = running.queues();
+    faults.add_rule(FaultRule::once(Fault::Stall));
+    write(&mut io, 8, 1);
+    while faults.injected() == 0 {
+        std::thread::yield_now();
+    }
+    io.io.shutdown(Shutdown::Write).unwrap();
+    assert!(io.receive().is_none(), "the target ends the connection, too");
+    let (_admin, mut io) = running.queues();
+    // All that touches a byte of it waits; what is beside it does not.
+    let over = [write(&mut io, 15, 2), write(&mut io, 1, 2)];
+    let beside = [write(&mut io, 100, 3), write(&mut io, 200, 3)];
+    let answers = |io: &mut Host<TcpStream>| -> HashSet<CommandId> {
+        let answer = |_| match io.receive().unwrap().pdu {
+            Pdu::CapsuleResp(response) if response.cqe.status.is_success() => response.cqe.cid,
+            other => panic!("{other:?}"),
+        };
+        (0..2).map(answer).collect()
+    };
+    assert_eq!(answers(&mut io), HashSet::from(beside));
+    faults.release_stalled();
+    assert_eq!(answers(&mut io), HashSet::from(over));
+    let there = io.read(1, 1, 22, 512).unwrap();
+    assert!(there[..4096] == [2; 4096] && there[4096..14 * 512] == [1; 6 * 512] && there[14 * 512..] == [2; 4096]);
+    running.stop();
+}
+
 #[test]
 fn p09_a_target_starts_again_on_its_port_at_once() {
     let dir = tempfile::tempdir().unwrap();
@@ -101,10 +141,10 @@ fn p09_a_target_starts_again_on_its_port_at_once() {
         let target = UserspaceTarget::start(again.clone(), UserspaceOptions::default()).unwrap();
         again.transport = target.address();
         uuids.push(target.status().namespaces[0].info.uuid);
-        let stream = std::net::TcpStream::connect(target.address().socket_addr()).unwrap();
+        let stream = TcpStream::connect(target.address().socket_addr()).unwrap();
         let mut admin = Host::plain(stream);
         let cntlid = admin.connect_admin(SUBSYSTEM, 0);
-        let mut io = Host::plain(std::net::TcpStream::connect(target.address().socket_addr()).unwrap());
+        let mut io = Host::plain(TcpStream::connect(target.address().socket_addr()).unwrap());
         io.connect_io(cntlid, 1, 16, false);
         assert!(io.write(1, round, &[round as u8; 512], 512, Way::InCapsule).is_success());
         if round % 2 == 0 {

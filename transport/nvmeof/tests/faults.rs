@@ -107,7 +107,8 @@ fn attaching_fails_with_address_and_reason() {
 #[test]
 fn p01_a_target_that_falls_silent_ends_no_request_late() {
     let Between { proxy, segment, node: _node, _dir, .. } = between();
-    let host = Host::attach(NvmeofOptions::new(), &segment);
+    // So that nothing but their deadline ends them in time.
+    let host = Host::attach(NvmeofOptions::new().keep_alive(Duration::from_secs(120)), &segment);
     host.read(FILE, 0, 4096).unwrap();
     proxy.freeze();
     let memory = RegisteredMemory::allocate(1 << 20);
@@ -123,7 +124,8 @@ fn p01_a_target_that_falls_silent_ends_no_request_late() {
     for request in requests {
         assert_eq!(host.ends.wait(request).unwrap_err().state, TransferState::Timeout);
     }
-    assert!(Instant::now() >= deadline);
+    let late = Instant::now().checked_duration_since(deadline).unwrap();
+    assert!(late < Duration::from_secs(30), "{late:?} late");
     assert!(!memory.is_leased(), "the memory is free");
 }
 
