@@ -168,7 +168,10 @@ fn p08_a_write_that_was_stuck_on_its_way_undoes_nothing_that_came_later() {
     // It is sent again, and then another.
     host.ends.wait(old).unwrap();
     host.write(FILE, 0, &[0xBB; 4096]).unwrap();
-    // Now the first one comes.
+    // Now the first one comes. The I/O queue is first: where the target still has it, the end of the admin queue would end it
+    // unread.
+    proxy.thaw_connection(1);
+    eventually("the old I/O queue has ended", || target.status().connections <= 3);
     proxy.thaw();
     eventually("the old connections have ended", || proxy.held() == 0 && target.status().connections == 2);
     assert!(std::fs::read(&path).unwrap()[..4096] == [0xBB; 4096]);
@@ -189,10 +192,13 @@ fn p08_a_write_that_was_stuck_on_its_way_undoes_nothing_that_came_after_attachin
     let memory = RegisteredMemory::from(vec![0xAA; 4096]);
     let old = host.start(&Transfer::write(FILE, 0), &memory, 0..4096);
     eventually("the write is on its way", || proxy.held() > 0);
+    proxy.cut_hosts();
     host.segment.close(Instant::now());
     assert_eq!(host.ends.wait(old).unwrap_err().state, TransferState::Canceled);
     let host = Host::with(host.transport, &segment);
     host.write(FILE, 0, &[0xBB; 4096]).unwrap();
+    proxy.thaw_connection(1);
+    eventually("the old I/O queue has ended", || target.status().connections <= 3);
     proxy.thaw();
     eventually("the old connections have ended", || proxy.held() == 0 && target.status().connections == 2);
     assert!(std::fs::read(&path).unwrap()[..4096] == [0xBB; 4096]);

@@ -119,6 +119,12 @@ impl Proxy {
         self.shared.frozen.lock().unwrap().some.insert(number);
     }
 
+    /// What comes over this one passes again, unless all are frozen.
+    pub fn thaw_connection(&self, number: usize) {
+        self.shared.frozen.lock().unwrap().some.remove(&number);
+        self.shared.thawed.notify_all();
+    }
+
     /// Everything passes again.
     pub fn thaw(&self) {
         *self.shared.frozen.lock().unwrap() = Frozen::default();
