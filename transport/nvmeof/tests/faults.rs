@@ -304,10 +304,6 @@ fn p07_one_file_of_eight_stalls_and_the_seven_keep_their_speed() {
         .collect();
     let after = reads_of(&host, 2..=8, &content, time);
     assert!(stalled.iter().all(|&request| !host.ends.has_ended(request)), "the first file still stalls");
-    for (file, (before, after)) in before.iter().zip(&after).enumerate() {
-        // They were as many readers on as many processors: half would be a lot to lose, and a quarter is no accident.
-        assert!(after * 4 > *before, "file {}: {before} reads before, {after} while another stalls", file + 2);
-    }
     control.clear();
     let releasing = AtomicBool::new(true);
     std::thread::scope(|scope| {
@@ -322,6 +318,16 @@ fn p07_one_file_of_eight_stalls_and_the_seven_keep_their_speed() {
         releasing.store(false, Ordering::Relaxed);
         ends.into_iter().for_each(Result::unwrap);
     });
+    let again = reads_of(&host, 2..=8, &content, time);
+    for (file, ((before, after), again)) in before.iter().zip(&after).zip(&again).enumerate() {
+        // They were as many readers on as many processors: half would be a lot to lose, and a quarter is no accident, unless the
+        // machine has become busy with something else.
+        assert!(
+            after * 4 > *before.min(again),
+            "file {}: {before} reads before, {after} while another stalls, {again} when none does any more",
+            file + 2
+        );
+    }
 }
 
 #[test]
