@@ -548,7 +548,7 @@ fn judge(sim: &Sim, memory: &mut Memory, busy: &Busy, state: TransferState) -> R
     let is_kept = !sim.lost_power_since(busy.file / sim.plan.files.len(), busy.since);
     match (busy.operation, state) {
         (Operation::Write, TransferState::Completed) if is_kept => {
-            model.acknowledge(busy.write, busy.offset, busy.end(), sim.now_ns());
+            model.acknowledge(busy.write, busy.offset, busy.end(), busy.since, sim.now_ns());
         }
         (Operation::Write, _) => model.doubt(busy.write, busy.offset, busy.end(), busy.since),
         (Operation::Read, TransferState::Completed) => {

@@ -147,7 +147,7 @@ impl Sim {
         self.connections_of(target, |connection| connection.cut(cut));
         machine.kill(&mut random);
         let mut models = self.models.borrow_mut();
-        machine.files.iter().for_each(|file| models[file.number].settle());
+        machine.files.iter().for_each(|file| models[file.number].settle(self.now_ns()));
         if power {
             self.power_losses.borrow_mut().push((target, self.now_ns()));
             machine.lose_power(&mut random, |number, content| {

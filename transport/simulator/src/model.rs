@@ -58,8 +58,15 @@ struct Maybe {
     write: WriteId,
     /// It has ended, in doubt.
     in_doubt: bool,
-    /// Nothing of it is under way any more.
-    settled: bool,
+    /// Since then nothing of it is under way any more.
+    settled: Option<u64>,
+}
+
+impl Maybe {
+    /// Whether what was begun then came after it.
+    fn is_before(&self, begun: u64) -> bool {
+        self.settled.is_some_and(|settled| settled < begun)
+    }
 }
 
 /// A range whose bytes have the same history.
@@ -84,6 +91,8 @@ struct Doubt {
     start: u64,
     end: u64,
     begun: u64,
+    /// Since then nothing of it is under way any more: what is made over it from then on is safe.
+    settled: Option<u64>,
 }
 
 /// One file.
@@ -133,23 +142,25 @@ impl Model {
     /// A write of this range has been submitted.
     pub(crate) fn begin(&mut self, write: WriteId, start: u64, end: u64) {
         for piece in self.within(start, end) {
-            piece.maybe.push(Maybe { write, in_doubt: false, settled: false });
+            piece.maybe.push(Maybe { write, in_doubt: false, settled: None });
         }
     }
 
-    /// It completed by `now`.
-    pub(crate) fn acknowledge(&mut self, write: WriteId, start: u64, end: u64, now: u64) {
+    /// It was begun at `begun`, and completed by `now`: perhaps long before, as it is only noted now.
+    pub(crate) fn acknowledge(&mut self, write: WriteId, start: u64, end: u64, begun: u64, now: u64) {
         for piece in self.within(start, end) {
             piece.past.push((std::mem::replace(&mut piece.acknowledged, write), now));
-            for maybe in piece.maybe.iter().filter(|maybe| maybe.settled) {
+            for maybe in piece.maybe.iter().filter(|maybe| maybe.is_before(begun)) {
                 piece.past.push((maybe.write, now));
             }
-            piece.maybe.retain(|maybe| maybe.write != write && !maybe.settled);
+            piece.maybe.retain(|maybe| maybe.write != write && !maybe.is_before(begun));
             piece.undone_since = None;
         }
-        let over = |doubt: &&Doubt| doubt.start < end && start < doubt.end;
+        let over = |doubt: &&Doubt| {
+            doubt.start < end && start < doubt.end && doubt.settled.is_none_or(|settled| begun <= settled)
+        };
         let doubts: Vec<Doubt> = self.doubts.iter().filter(over).copied().collect();
-        for Doubt { start: from, end: to, begun } in doubts {
+        for Doubt { start: from, end: to, begun, .. } in doubts {
             let block_bytes = self.block_bytes;
             for edge in [from, to].into_iter().filter(|edge| edge % block_bytes > 0) {
                 let block = edge - edge % block_bytes;
@@ -172,7 +183,7 @@ impl Model {
 
     /// It ended otherwise. It was begun at `begun`.
     pub(crate) fn doubt(&mut self, write: WriteId, start: u64, end: u64, begun: u64) {
-        self.doubts.push(Doubt { start, end, begun });
+        self.doubts.push(Doubt { start, end, begun, settled: None });
         for piece in self.within(start, end) {
             piece.maybe.iter_mut().filter(|maybe| maybe.write == write).for_each(|maybe| maybe.in_doubt = true);
         }
@@ -185,11 +196,11 @@ impl Model {
         }
     }
 
-    /// Nothing of the writes that have ended is under way any more.
-    pub(crate) fn settle(&mut self) {
-        self.doubts.clear();
+    /// From `now` on nothing of the writes that have ended is under way any more.
+    pub(crate) fn settle(&mut self, now: u64) {
+        self.doubts.iter_mut().for_each(|doubt| doubt.settled = doubt.settled.or(Some(now)));
         for maybe in self.pieces.iter_mut().flat_map(|piece| &mut piece.maybe) {
-            maybe.settled |= maybe.in_doubt;
+            maybe.settled = maybe.settled.or(maybe.in_doubt.then_some(now));
         }
     }
 
@@ -210,8 +221,10 @@ impl Model {
                 block.acknowledged = write;
                 block.durable_since = now + 1;
                 block.past.push((piece.acknowledged, now));
-                block.past.extend(piece.maybe.iter().filter(|maybe| maybe.settled).map(|maybe| (maybe.write, now)));
-                block.maybe.retain(|maybe| !maybe.settled);
+                block
+                    .past
+                    .extend(piece.maybe.iter().filter(|maybe| maybe.settled.is_some()).map(|maybe| (maybe.write, now)));
+                block.maybe.retain(|maybe| maybe.settled.is_none());
                 self.pieces.push(block);
                 at = end;
             }
@@ -273,7 +286,7 @@ mod tests {
         model.begin(1, 100, 1300);
         model.check(100, &bytes(0, 100, 1200), 10).unwrap();
         model.check(100, &bytes(1, 100, 1200), 10).unwrap();
-        model.acknowledge(1, 100, 1300, 20);
+        model.acknowledge(1, 100, 1300, 18, 20);
         model.check(100, &bytes(0, 100, 1200), 15).unwrap();
         model.check(100, &bytes(1, 100, 1200), 25).unwrap();
         assert_eq!(model.check(0, &bytes(0, 0, 1200), 25).unwrap_err().offset, 100);
@@ -286,27 +299,41 @@ mod tests {
         model.begin(1, 0, 4096);
         model.doubt(1, 0, 4096, 5);
         model.begin(2, 0, 4096);
-        model.acknowledge(2, 0, 4096, 20);
+        model.acknowledge(2, 0, 4096, 18, 20);
         let mut mixed = bytes(2, 0, 4096);
         mixed[512..1024].copy_from_slice(&bytes(1, 512, 512));
         model.check(0, &mixed, 25).unwrap();
         mixed[600] ^= 1;
         assert_eq!(model.check(0, &mixed, 25).unwrap_err().offset, 512);
-        model.settle();
+        model.settle(25);
         model.begin(3, 0, 4096);
-        model.acknowledge(3, 0, 4096, 30);
+        model.acknowledge(3, 0, 4096, 28, 30);
         assert!(model.check(0, &bytes(1, 0, 4096), 35).is_err());
         assert!(model.check(0, &bytes(2, 0, 4096), 35).is_err());
         model.check(0, &bytes(3, 0, 4096), 35).unwrap();
     }
 
     #[test]
+    fn a_write_in_doubt_may_have_come_after_one_that_is_noted_later() {
+        let mut model = Model::new(3, 512, 512);
+        model.begin(1, 0, 512);
+        model.doubt(1, 0, 512, 5);
+        model.begin(2, 0, 512);
+        model.settle(15);
+        model.acknowledge(2, 0, 512, 10, 20);
+        model.check(0, &bytes(1, 0, 512), 25).unwrap();
+        model.begin(3, 0, 512);
+        model.acknowledge(3, 0, 512, 30, 35);
+        assert!(model.check(0, &bytes(1, 0, 512), 40).is_err());
+    }
+
+    #[test]
     fn what_was_flushed_survives_a_loss_of_power() {
         let mut model = Model::new(3, 1024, 512);
         model.begin(1, 0, 512);
-        model.acknowledge(1, 0, 512, 10);
+        model.acknowledge(1, 0, 512, 8, 10);
         model.begin(2, 0, 512);
-        model.acknowledge(2, 0, 512, 20);
+        model.acknowledge(2, 0, 512, 18, 20);
         let content = |write| [bytes(write, 0, 512), bytes(0, 512, 512)].concat();
         let after_loss = |model: &Model, write| {
             let mut copy = Model { pieces: model.pieces.clone(), doubts: Vec::new(), ..*model };
@@ -330,17 +357,21 @@ mod tests {
         model.doubt(1, 100, 1000, 5);
         // A neighbour in the same block is safe.
         model.begin(2, 0, 100);
-        model.acknowledge(2, 0, 100, 10);
+        model.acknowledge(2, 0, 100, 8, 10);
         assert!(model.check(0, &bytes(0, 0, 100), 15).is_err());
         // What is written over it is not, in the blocks of which it wrote a part.
         model.begin(3, 0, 2048);
-        model.acknowledge(3, 0, 2048, 20);
+        model.acknowledge(3, 0, 2048, 18, 20);
         model.check(0, &bytes(2, 0, 100), 25).unwrap();
         model.check(1000, &bytes(0, 1000, 24), 25).unwrap();
         assert!(model.check(1024, &bytes(0, 1024, 100), 25).is_err());
-        model.settle();
+        // One that was begun before they were settled, and of which that is only known now, may have been undone.
         model.begin(4, 0, 2048);
-        model.acknowledge(4, 0, 2048, 30);
+        model.settle(26);
+        model.acknowledge(4, 0, 2048, 24, 28);
+        model.check(0, &bytes(2, 0, 100), 29).unwrap();
+        model.begin(5, 0, 2048);
+        model.acknowledge(5, 0, 2048, 28, 30);
         assert!(model.check(0, &bytes(2, 0, 100), 35).is_err());
     }
 }

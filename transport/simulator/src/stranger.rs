@@ -226,7 +226,7 @@ impl Sim {
         if !done {
             return model.doubt(write, range.start, range.end, since);
         }
-        model.acknowledge(write, range.start, range.end, self.now_ns());
+        model.acknowledge(write, range.start, range.end, since, self.now_ns());
         if fua {
             model.is_durable(range.start, range.end, self.now_ns() + 1);
         }
