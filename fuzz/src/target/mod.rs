@@ -14,7 +14,7 @@ use crate::storage::{Ending, Storage};
 use files::Files;
 use line::Line;
 use nvferry_auth::Secret;
-use nvferry_io::stream::Cut;
+use nvferry_io::stream::{Cut, MemoryStream};
 use nvferry_target::userspace::limits;
 use nvferry_target::userspace::simulation::{Holdings, SimulatedTarget};
 use nvferry_target::{AllowedHost, AllowedHosts, HostAuth};
@@ -33,6 +33,10 @@ const MAX_LINES: usize = 12;
 /// A target that takes more turns than this, and nothing comes of it, goes round in circles.
 const MAX_TURNS: usize = 5000;
 
+/// Turns that a conversation may take while its streams carry little at once. After that they carry all there is: a megabyte
+/// byte by byte takes seconds, and shows nothing that its first thousands did not.
+const MAX_SPLIT_TURNS: usize = 3000;
+
 /// Every conversation begins at this time.
 pub(crate) static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
 
@@ -50,6 +54,9 @@ pub(crate) struct Attack {
     controller: ControllerId,
     pub(crate) now: Instant,
     offered: Vec<bool>,
+    /// Turns that were taken while streams carried little at once, and whether they do.
+    split_turns: usize,
+    is_split: bool,
 }
 
 /// One conversation, from an input.
@@ -87,6 +94,8 @@ impl Attack {
             controller: ControllerId(1),
             now: *BEGINNING,
             offered: vec![true; Files::count() as usize],
+            split_turns: 0,
+            is_split: false,
         }
     }
 
@@ -140,6 +149,7 @@ impl Attack {
     /// Lets each reactor that has something to do take up to that many turns. Tells whether all are at rest.
     pub(crate) fn turns(&mut self, most: usize) -> bool {
         for _ in 0..most {
+            self.count_split_turn();
             let mut any = false;
             for reactor in 0..self.target.reactors() {
                 let due = self.target.next_deadline(reactor).is_some_and(|deadline| deadline <= self.now);
@@ -154,6 +164,17 @@ impl Attack {
             }
         }
         false
+    }
+
+    fn count_split_turn(&mut self) {
+        if !self.is_split {
+            return;
+        }
+        self.split_turns += 1;
+        if self.split_turns == MAX_SPLIT_TURNS {
+            self.lines.iter().filter_map(|line| line.stream.as_ref()).for_each(|stream| split(stream, usize::MAX));
+            self.is_split = false;
+        }
     }
 
     /// Lets everything go on until nothing moves: hosts listen, storage does what it should.
@@ -237,9 +258,11 @@ impl Attack {
             7 => self.offer(1 + u32::from(input.u8()) % Files::count()),
             8 => {
                 let most = input.pick(&[usize::MAX, 1, 7, 100, 1000]);
-                if let Some(stream) = self.lines.get(self.line).and_then(|line| line.stream.as_ref()) {
-                    stream.outgoing().set_max_bytes_per_call(most);
-                    stream.incoming().set_max_bytes_per_call(most);
+                if self.split_turns < MAX_SPLIT_TURNS
+                    && let Some(stream) = self.lines.get(self.line).and_then(|line| line.stream.as_ref())
+                {
+                    split(stream, most);
+                    self.is_split |= most < usize::MAX;
                 }
             }
             9 => self.settle(),
@@ -280,6 +303,12 @@ impl Attack {
         assert_eq!(self.target.holdings(), Holdings::default(), "something was kept");
         self.files.check();
     }
+}
+
+/// Both directions carry at most so many bytes at once.
+fn split(stream: &MemoryStream, most: usize) {
+    stream.outgoing().set_max_bytes_per_call(most);
+    stream.incoming().set_max_bytes_per_call(most);
 }
 
 fn allowed() -> AllowedHosts {
