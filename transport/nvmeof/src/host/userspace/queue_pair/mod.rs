@@ -345,11 +345,14 @@ impl QueuePair {
             self.advance()?;
             let pumped = self.pump(now);
             let Some(link) = &mut self.link else { return Ok(driven) };
+            let had_room = link.has_room();
             let sent = link.flush(stream, &mut scratch.vecs.0);
             // Commands whose completion had come before their last data had left.
             self.settle(&mut scratch.ended, now)?;
             driven.blocked = sent? == SendState::Blocked;
-            if driven.blocked || !pumped {
+            // What has been sent makes room, of which no event would tell: what was sent may never be answered.
+            let has_more_room = !had_room && self.link.as_ref().is_some_and(Link::has_room);
+            if driven.blocked || !(pumped || has_more_room) {
                 return Ok(driven);
             }
         }

@@ -168,6 +168,36 @@ fn a_deadline_within_a_payload_ends_the_connection_and_only_that_slice() {
     rig.assert_completed(patient);
 }
 
+/// Commands for another file waited for room to send, and nothing looked again when all had been sent, as long as nothing was
+/// answered.
+#[test]
+fn p07_what_waits_for_room_is_sent_when_there_is_some_though_nothing_is_answered() {
+    let mut rig = Rig::new();
+    rig.params.in_capsule_bytes = 16 << 10;
+    rig.connect(600 << 10);
+    rig.open();
+    let bytes = memory(16 << 10);
+    // More than the stream and the queue behind it hold. The target takes them, and never answers.
+    (0..90).for_each(|_| _ = rig.write(1, 0, &bytes));
+    rig.drive().unwrap();
+    let other = memory(512);
+    rig.read(2, 0, &other);
+    rig.drive().unwrap();
+    let mut heard = rig.target.hear();
+    loop {
+        let stream = rig.stream.as_mut().unwrap();
+        let driven = rig.queue.drive(stream, &mut rig.scratch, rig.now, false).unwrap();
+        heard.extend(rig.target.hear());
+        if !driven.blocked {
+            // No event would have it driven again.
+            break;
+        }
+    }
+    let nsids: Vec<u32> = heard.iter().map(|heard| heard.command().unwrap().nsid().0).collect();
+    assert_eq!(nsids.len(), 91, "all commands have been sent: {nsids:?}");
+    assert!(nsids.contains(&2));
+}
+
 #[test]
 fn p07_a_stalled_file_holds_only_its_own_slots() {
     let mut rig = Rig::ready();
