@@ -13,7 +13,7 @@ use nvferry_target::{NamespaceSpec, TargetDriver, TargetSpec, UserspaceOptions, 
 use nvferry_testing::{Proxy, Usage};
 use nvferry_wire::{Nqn, Nsid, TransportId};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -148,61 +148,65 @@ fn p08_half_open_connections_are_found_on_both_sides() {
     host.read(FILE, 0, 4096).unwrap();
 }
 
-/// The host loses its connections while a write is on its way, and the target hears neither of that nor of the write: with
-/// its next connections the host waits until the target has given the old ones up, too.
-#[test]
-fn p08_a_write_that_was_stuck_on_its_way_undoes_nothing_that_came_later() {
-    let dir = temp_dir();
-    let path = make_file(dir.path(), "file", &[0; 1 << 20]);
-    let (target, mut segment) = target(&path, UserspaceOptions::default());
-    let proxy = Proxy::to(target.address().socket_addr());
-    redirect(&mut segment, proxy.address);
-    let host = Host::attach(NvmeofOptions::new().workers(1).keep_alive(Duration::from_secs(2)), &segment);
-    host.read(FILE, 0, 4096).unwrap();
-    assert_eq!(proxy.accepted(), 2, "an admin and an I/O queue");
-    (0..2).for_each(|connection| proxy.freeze_connection(connection));
-    let memory = RegisteredMemory::from(vec![0xAA; 4096]);
-    let old = host.start(&Transfer::write(FILE, 0), &memory, 0..4096);
-    eventually("the write is on its way", || proxy.held() > 0);
-    proxy.cut_hosts();
-    // It is sent again, and then another.
-    host.ends.wait(old).unwrap();
-    host.write(FILE, 0, &[0xBB; 4096]).unwrap();
-    // Now the first one comes. The I/O queue is first: where the target still has it, the end of the admin queue would end it
-    // unread.
-    proxy.thaw_connection(1);
-    eventually("the old I/O queue has ended", || target.status().connections <= 3);
-    proxy.thaw();
-    eventually("the old connections have ended", || proxy.held() == 0 && target.status().connections == 2);
-    assert!(std::fs::read(&path).unwrap()[..4096] == [0xBB; 4096]);
-    assert!(host.read(FILE, 0, 4096).unwrap() == [0xBB; 4096]);
+/// A host that has lost its connections while a write of 0xAA was on its way: the target has heard neither of that nor of the
+/// write.
+struct Stuck {
+    _dir: tempfile::TempDir,
+    path: PathBuf,
+    target: Arc<UserspaceTarget>,
+    segment: SegmentDesc,
+    proxy: Proxy,
+    host: Host,
+    write: u32,
 }
 
-/// The same, but that the host lets go of the target, and attaches to it again.
+impl Stuck {
+    fn new() -> Self {
+        let dir = temp_dir();
+        let path = make_file(dir.path(), "file", &[0; 1 << 20]);
+        let (target, mut segment) = target(&path, UserspaceOptions::default());
+        let proxy = Proxy::to(target.address().socket_addr());
+        redirect(&mut segment, proxy.address);
+        let host = Host::attach(NvmeofOptions::new().workers(1).keep_alive(Duration::from_secs(2)), &segment);
+        host.read(FILE, 0, 4096).unwrap();
+        assert_eq!(proxy.accepted(), 2, "an admin and an I/O queue");
+        (0..2).for_each(|connection| proxy.freeze_connection(connection));
+        let write = host.start(&Transfer::write(FILE, 0), &RegisteredMemory::from(vec![0xAA; 4096]), 0..4096);
+        eventually("the write is on its way", || proxy.held() > 0);
+        proxy.cut_hosts();
+        Self { _dir: dir, path, target, segment, proxy, host, write }
+    }
+
+    /// Another write; then the first one comes, and has undone nothing.
+    fn comes_too_late(&self, host: &Host) {
+        host.write(FILE, 0, &[0xBB; 4096]).unwrap();
+        // The I/O queue is first: where the target still has it, the end of the admin queue would end it unread.
+        self.proxy.thaw_connection(1);
+        eventually("the old I/O queue has ended", || self.target.status().connections <= 3);
+        self.proxy.thaw();
+        let have_ended = || self.proxy.held() == 0 && self.target.status().connections == 2;
+        eventually("the old connections have ended", have_ended);
+        assert!(std::fs::read(&self.path).unwrap()[..4096] == [0xBB; 4096]);
+        assert!(host.read(FILE, 0, 4096).unwrap() == [0xBB; 4096]);
+    }
+}
+
+/// With its next connections the host waits until the target has given the old ones up, too.
+#[test]
+fn p08_a_write_that_was_stuck_on_its_way_undoes_nothing_that_came_later() {
+    let stuck = Stuck::new();
+    // It is sent again.
+    stuck.host.ends.wait(stuck.write).unwrap();
+    stuck.comes_too_late(&stuck.host);
+}
+
+/// So it does when it lets go of the target, and attaches to it again.
 #[test]
 fn p08_a_write_that_was_stuck_on_its_way_undoes_nothing_that_came_after_attaching_anew() {
-    let dir = temp_dir();
-    let path = make_file(dir.path(), "file", &[0; 1 << 20]);
-    let (target, mut segment) = target(&path, UserspaceOptions::default());
-    let proxy = Proxy::to(target.address().socket_addr());
-    redirect(&mut segment, proxy.address);
-    let host = Host::attach(NvmeofOptions::new().workers(1).keep_alive(Duration::from_secs(2)), &segment);
-    host.read(FILE, 0, 4096).unwrap();
-    (0..2).for_each(|connection| proxy.freeze_connection(connection));
-    let memory = RegisteredMemory::from(vec![0xAA; 4096]);
-    let old = host.start(&Transfer::write(FILE, 0), &memory, 0..4096);
-    eventually("the write is on its way", || proxy.held() > 0);
-    proxy.cut_hosts();
-    host.segment.close(Instant::now());
-    assert_eq!(host.ends.wait(old).unwrap_err().state, TransferState::Canceled);
-    let host = Host::with(host.transport, &segment);
-    host.write(FILE, 0, &[0xBB; 4096]).unwrap();
-    proxy.thaw_connection(1);
-    eventually("the old I/O queue has ended", || target.status().connections <= 3);
-    proxy.thaw();
-    eventually("the old connections have ended", || proxy.held() == 0 && target.status().connections == 2);
-    assert!(std::fs::read(&path).unwrap()[..4096] == [0xBB; 4096]);
-    assert!(host.read(FILE, 0, 4096).unwrap() == [0xBB; 4096]);
+    let stuck = Stuck::new();
+    stuck.host.segment.close(Instant::now());
+    assert_eq!(stuck.host.ends.wait(stuck.write).unwrap_err().state, TransferState::Canceled);
+    stuck.comes_too_late(&Host::with(Arc::clone(&stuck.host.transport), &stuck.segment));
 }
 
 /// What is under way is waited for only as long as its target is there.
