@@ -77,11 +77,12 @@ impl Line {
         (line, other)
     }
 
-    /// Leaves. A host that was cut off silently is found out by the kernel, sooner or later.
+    /// Leaves. A host that was cut off silently is found out by the kernel, sooner or later; what is still on its way
+    /// arrives at once, as nothing is left that would say how it is split.
     pub(super) fn leave(&mut self) {
-        if let Some(stream) = self.stream.take()
-            && stream.outgoing().is_silent()
-        {
+        let Some(stream) = self.stream.take() else { return };
+        split(&stream, usize::MAX);
+        if stream.outgoing().is_silent() {
             stream.outgoing().cut(Cut::Reset);
         }
     }
@@ -279,4 +280,10 @@ impl Record {
             to.copy_from_slice(&seen.data);
         }
     }
+}
+
+/// Both directions carry at most so many bytes at once.
+pub(super) fn split(stream: &MemoryStream, most: usize) {
+    stream.outgoing().set_max_bytes_per_call(most);
+    stream.incoming().set_max_bytes_per_call(most);
 }

@@ -12,9 +12,9 @@ mod words;
 use crate::input::Input;
 use crate::storage::{Ending, Storage};
 use files::Files;
-use line::Line;
+use line::{Line, split};
 use nvferry_auth::Secret;
-use nvferry_io::stream::{Cut, MemoryStream};
+use nvferry_io::stream::Cut;
 use nvferry_target::userspace::limits;
 use nvferry_target::userspace::simulation::{Holdings, SimulatedTarget};
 use nvferry_target::{AllowedHost, AllowedHosts, HostAuth};
@@ -303,12 +303,6 @@ impl Attack {
         assert_eq!(self.target.holdings(), Holdings::default(), "something was kept");
         self.files.check();
     }
-}
-
-/// Both directions carry at most so many bytes at once.
-fn split(stream: &MemoryStream, most: usize) {
-    stream.outgoing().set_max_bytes_per_call(most);
-    stream.incoming().set_max_bytes_per_call(most);
 }
 
 fn allowed() -> AllowedHosts {

@@ -75,10 +75,14 @@ impl HeaderFlips {
             let byte = self.random.within(COMMON_HEADER_LEN as u64, u64::from(header_bytes).max(9) - 1);
             (byte, self.random.below(8) as u8)
         } else {
-            // Opcode, identifier, namespace, first block and blocks of a command; of others identifiers, offsets, lengths
-            // and status.
-            let fields: &[u64] =
-                if kind == PduType::CapsuleCmd as u8 { &[8, 10, 12, 48, 49, 56] } else { &[8, 10, 13, 17, 20, 22] };
+            // Opcode, identifier, namespace, first block and blocks of a command; of others identifiers, offsets and lengths, or
+            // the status, and most often the identifier: what is meant for one command is then for another.
+            let fields: &[u64; 6] = match kind {
+                _ if kind == PduType::CapsuleCmd as u8 => &[8, 10, 12, 48, 49, 56],
+                _ if kind == PduType::CapsuleResp as u8 => &[20, 20, 20, 8, 17, 22],
+                _ if kind == PduType::C2HData as u8 => &[8, 8, 8, 8, 13, 17],
+                _ => &[8, 8, 10, 10, 13, 17],
+            };
             (self.random.pick(fields), self.random.below(4) as u8)
         });
     }
