@@ -80,7 +80,7 @@ impl HeaderFlips {
             let fields: &[u64; 6] = match kind {
                 _ if kind == PduType::CapsuleCmd as u8 => &[8, 10, 12, 48, 49, 56],
                 _ if kind == PduType::CapsuleResp as u8 => &[20, 20, 20, 8, 17, 22],
-                _ if kind == PduType::C2HData as u8 => &[8, 8, 8, 8, 13, 17],
+                _ if kind == PduType::C2hData as u8 => &[8, 8, 8, 8, 13, 17],
                 _ => &[8, 8, 10, 10, 13, 17],
             };
             (self.random.pick(fields), self.random.below(4) as u8)
