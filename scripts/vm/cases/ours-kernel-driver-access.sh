@@ -2,6 +2,7 @@
 # Target: ours
 # Host: kernel (by us)
 # Features: libnvme
+# Needs: nvme
 # Timeout: 120
 modules nvme-tcp
 start_metadata
@@ -39,6 +40,7 @@ for pair in sha256:null sha384:ffdhe2048 sha512:ffdhe4096; do
     nothing_left
     number=$((number + 1))
 done
+number=$((number - 1))
 
 say 'a target that authenticates nobody'
 start_target open 4430 --file "$image" --overwrite
@@ -48,3 +50,45 @@ verified open $kernel
 secrets "$secret" "$own"
 refused_with 'does not say that the target has proved itself' open
 nothing_left
+
+say 'secrets in sysfs'
+nqn=nqn.2016-06.io.mc:t$number
+# shellcheck disable=SC2086
+bin/transfer-bench --mode=initiator --metadata_server=$metadata --segment_id="t$number" --local_server_name=initiator \
+    --duration=5 $kernel >/tmp/initiator.log 2>&1 &
+initiator=$!
+closed() {
+    for attribute in dhchap_secret dhchap_ctrl_secret; do
+        [ "$(stat -c %a "/sys/class/nvme/$(controller "$nqn")/$attribute")" = 600 ] || return 1
+    done
+}
+wait_for 10 'the secrets are closed to others' closed
+host_id=$(cat "/sys/class/nvme/$(controller "$nqn")/hostid")
+wait $initiator || fail "the initiator: $(cat /tmp/initiator.log)"
+nothing_left
+
+say 'connections that were there'
+connect "$nqn" $number --dhchap-secret "$secret"
+refused_with 'has not asked it to prove itself' "t$number"
+disconnect "$nqn"
+connect "$nqn" $number --dhchap-secret "$secret" --dhchap-ctrl-secret "$own"
+# shellcheck disable=SC2086
+bin/transfer-bench --mode=initiator --metadata_server=$metadata --segment_id="t$number" --duration=0.1 \
+    --local_server_name=initiator $kernel >/tmp/initiator.log 2>&1 || fail "the initiator: $(cat /tmp/initiator.log)"
+controller "$nqn" >/dev/null || fail 'a connection that was there was removed'
+disconnect "$nqn"
+
+say 'what listens beyond loopback and lets everybody in says so, once'
+ip addr add 10.9.9.9/32 dev lo
+# warnings NAME PORT ARGUMENTS...
+warnings() {
+    name=$1 port=$2
+    shift 2
+    start "/tmp/target-$name.log" '^serving' bin/nvferry target --metadata-server $metadata --server-name "$name" \
+        --traddr 10.9.9.9 --trsvcid "$port" "$@"
+    grep -c 'lets every host in' "/tmp/target-$name.log" || true
+}
+eq 'the number of warnings' "$(warnings wide 4440 --file "$(file wide 1)")" 1
+eq 'the number of warnings' "$(warnings listed 4441 --file "$(file listed 1)" --allowed-hosts /tmp/hosts)" 0
+modules nvmet-tcp
+eq 'the number of warnings' "$(warnings kernels 4442 --file "$(file kernels 1)" --target-driver nvmet)" 1
