@@ -37,12 +37,14 @@ static ON_DISK: LazyLock<(TempDir, Vec<OnDisk>)> = LazyLock::new(|| {
 });
 
 /// A change that a command asks for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Record {
     file: usize,
     start: usize,
     /// As far as it has come.
     pub(super) data: Vec<u8>,
+    /// Where the last data of it ended.
+    end: usize,
     pub(super) corrupt: bool,
     /// Only the ranges in its data are changed, to zero.
     ranges: Option<u32>,
@@ -138,7 +140,7 @@ impl Files {
         if takes_data && capsule.is_none() {
             return None;
         }
-        self.records.push(Record { file, start, data, corrupt: false, ranges, takes_data });
+        self.records.push(Record { file, start, data, end: 0, corrupt: false, ranges, takes_data });
         let record = self.records.len() - 1;
         if let (Some(SglDescriptor::InCapsule { offset, length }), Some(seen)) = (sgl, capsule)
             && let Ok(from) = usize::try_from(offset)
@@ -152,7 +154,16 @@ impl Files {
 
     /// Data for a command has gone to the target.
     pub(super) fn data(&mut self, record: usize, data: &DataPdu, seen: &Seen) {
-        self.records[record].note(data.datao as usize, seen);
+        let (record, at) = (&mut self.records[record], data.datao as usize);
+        if at >= record.end {
+            record.end = at + seen.data.len();
+            record.note(at, seen);
+            return;
+        }
+        // It was sent before, and may have been carried out with that.
+        let mut another = record.clone();
+        another.note(at, seen);
+        self.records.push(another);
     }
 
     /// Whether a byte of a file may be this.
