@@ -91,8 +91,13 @@ impl SegmentDesc {
     /// # Errors
     /// What is wrong and what was received instead, as the end of a sentence.
     pub fn from_json(text: &str) -> Result<Self, String> {
-        serde_json::from_str(text)
-            .map_err(|error| format!("does not hold a segment's description: {error}; it holds '{}'", shorten(text)))
+        serde_json::from_str(text).map_err(|error: serde_json::Error| {
+            // It repeats what it did not expect, however long that is, before it tells where.
+            let place = format!(" at line {} column {}", error.line(), error.column());
+            let said = error.to_string();
+            let (why, place) = said.strip_suffix(&place).map_or((&*said, ""), |why| (why, &*place));
+            format!("does not hold a segment's description: {}{place}; it holds '{}'", shorten(why), shorten(text))
+        })
     }
 
     /// The description as it is published.
@@ -233,6 +238,8 @@ mod tests {
             let error = SegmentDesc::from_json(text).unwrap_err();
             assert!(error.contains(text), "{error}");
         }
+        let long = SegmentDesc::from_json(&format!("\"{}\"", "x".repeat(100_000))).unwrap_err();
+        assert!(long.len() < 500 && long.contains("xxx… at line 1 column 100002; it holds '\"xxx"), "{long}");
     }
 
     #[test]
