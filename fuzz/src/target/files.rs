@@ -44,7 +44,7 @@ pub(super) struct Record {
     /// As far as it has come.
     pub(super) data: Vec<u8>,
     /// Where the last data of it ended.
-    end: usize,
+    pub(super) end: usize,
     pub(super) corrupt: bool,
     /// Only the ranges in its data are changed, to zero.
     ranges: Option<u32>,
@@ -155,15 +155,14 @@ impl Files {
     /// Data for a command has gone to the target.
     pub(super) fn data(&mut self, record: usize, data: &DataPdu, seen: &Seen) {
         let (record, at) = (&mut self.records[record], data.datao as usize);
-        if at >= record.end {
-            record.end = at + seen.data.len();
+        if at < record.end {
+            // It was sent before, and may have been carried out with that.
+            let mut another = record.clone();
+            another.note(at, seen);
+            self.records.push(another);
+        } else {
             record.note(at, seen);
-            return;
         }
-        // It was sent before, and may have been carried out with that.
-        let mut another = record.clone();
-        another.note(at, seen);
-        self.records.push(another);
     }
 
     /// Whether a byte of a file may be this.

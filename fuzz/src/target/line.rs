@@ -276,6 +276,7 @@ impl Record {
             return;
         }
         self.corrupt |= !seen.intact;
+        self.end = at + seen.data.len();
         if let Some(to) = self.data.get_mut(at..at + seen.data.len()) {
             to.copy_from_slice(&seen.data);
         }

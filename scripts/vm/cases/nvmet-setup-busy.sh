@@ -25,6 +25,13 @@ hammer() {
 # Reads and writes that the device has done: fields 1 and 5.
 done_so_far() { awk '{ print $1 + $5 }' /sys/block/dm-0/stat; }
 has_done_more_than() { [ "$(done_so_far)" -gt "$1" ]; }
+# The host waits for answers, and none comes.
+hangs() {
+    path=$(echo /sys/block/"${hanging##*/}" | sed 's/n\([0-9]*\)$/c*n\1/')
+    then=$(awk '{ print $1, $5, $9 }' $path/stat)
+    sleep 0.5
+    [ "$then" = "$(awk '{ print $1, $5, $9 }' $path/stat)" ] && [ "${then##* }" -gt 0 ]
+}
 offered=$configfs/subsystems/$nqn
 
 say 'under load'
@@ -49,7 +56,7 @@ hammer "$hanging" 20 &
 wait_for 10 'I/O reaches the device' has_done_more_than "$((before + 16))"
 dmsetup suspend --noflush --nolockfs hangs
 # What was answered before makes room for what now hangs: the guest has one processor, and fio may not have had it yet.
-sleep 1
+wait_for 10 'I/O hangs' hangs
 echo "$a" >$list
 kill -HUP "$target"
 wait_for 40 'the target tells that it waits' grep -q 'not done by its deadline' /tmp/target-t.log

@@ -63,6 +63,7 @@ closed() {
     done
 }
 wait_for 10 'the secrets are closed to others' closed
+# The kernel takes one id for a host's name: `connect` below has to use ours.
 host_id=$(cat "/sys/class/nvme/$(controller "$nqn")/hostid")
 wait $initiator || fail "the initiator: $(cat /tmp/initiator.log)"
 nothing_left

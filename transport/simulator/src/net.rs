@@ -77,10 +77,10 @@ impl HeaderFlips {
         } else {
             // Opcode, identifier, namespace, first block and blocks of a command; of others identifiers, offsets and lengths, or
             // the status, and most often the identifier: what is meant for one command is then for another.
-            let fields: &[u64; 6] = match kind {
-                _ if kind == PduType::CapsuleCmd as u8 => &[8, 10, 12, 48, 49, 56],
-                _ if kind == PduType::CapsuleResp as u8 => &[20, 20, 20, 8, 17, 22],
-                _ if kind == PduType::C2hData as u8 => &[8, 8, 8, 8, 13, 17],
+            let fields: &[u64; 6] = match PduType::from_u8(kind) {
+                Some(PduType::CapsuleCmd) => &[8, 10, 12, 48, 49, 56],
+                Some(PduType::CapsuleResp) => &[20, 20, 20, 8, 17, 22],
+                Some(PduType::C2hData) => &[8, 8, 8, 8, 13, 17],
                 _ => &[8, 8, 10, 10, 13, 17],
             };
             (self.random.pick(fields), self.random.below(4) as u8)
